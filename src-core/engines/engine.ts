@@ -1,0 +1,28 @@
+/** Why an engine gave control back to the run loop. */
+export type RunEnd =
+  /** The instruction budget is used up, or a device, timer or host asked for the loop's attention. */
+  | 'slice'
+  /** The vCPU waits in HLT with nothing to deliver. */
+  | 'halt'
+  /** Triple fault: the machine must be reset or stopped. */
+  | 'shutdown';
+
+/**
+ * An engine executes the vCPU whose state stands in the arena. Between two calls of `run` all state is in the
+ * arena, in the layout of x86/layout.ts, so that another engine can go on from there.
+ */
+export interface Engine {
+  readonly kind: 'software' | 'hardware';
+  /**
+   * Executes guest code: at most `maxInstructions` (exactly that many when nothing else ends the run first),
+   * delivering pending interrupts at instruction boundaries.
+   */
+  run(maxInstructions: number): RunEnd;
+  /** Asks a run in progress (a device callback is on its stack) to end after the current instruction. */
+  requestExit(): void;
+  /** Guest memory [phys, phys + length) was changed by something other than the vCPU (DMA, a loader, a snapshot). */
+  memoryChanged(phys: number, length: number): void;
+  /** The meaning of physical memory changed (MemoryBus.onRemap) or state was replaced: forget everything cached. */
+  flush(): void;
+  dispose(): void;
+}

@@ -1,0 +1,71 @@
+import { TLB_END } from '../x86/layout.ts';
+
+const KIB = 1024;
+const MIB = 1024 * KIB;
+const WASM_PAGE = 64 * KIB;
+
+/** Where things stand in the arena, bytes from its start. The vCPU state and TLBs come first (x86/layout.ts). */
+export const ARENA = {
+  /** Page-aligned room for the mapped kvm_run structure. */
+  kvmRun: 0x40000,
+  kvmRunSize: 0x8000,
+  /** Block lookup table of the interpreter. */
+  blockTable: 0x80000,
+  blockTableSize: 1 * MIB,
+  /** Micro-op cache. */
+  uops: 2 * MIB,
+  uopsSize: 46 * MIB,
+  /** Firmware image (mapped below 4 GiB and below 1 MiB), at most this many bytes. */
+  rom: 48 * MIB,
+  romSize: 16 * MIB,
+  /** Guest RAM from here on; physical address 0 is at this offset. */
+  ram: 64 * MIB,
+} as const;
+
+/** Smallest and largest guest memory in MiB; the largest is what is left of wasm's 4 GiB and of the hole below 4 GiB. */
+export const MEMORY_MIB_MIN = 4;
+export const MEMORY_MIB_MAX = 3072;
+
+/**
+ * All guest state in one WebAssembly.Memory, with the typed views TypeScript reads it through.
+ * The memory is shared so that workers can compile and inspect beside the vCPU; pages cost nothing until touched.
+ */
+export class Arena {
+  readonly memory: WebAssembly.Memory;
+  readonly buffer: ArrayBufferLike;
+  readonly u8: Uint8Array;
+  readonly u16: Uint16Array;
+  readonly u32: Uint32Array;
+  readonly i32: Int32Array;
+  readonly u64: BigUint64Array;
+  readonly i64: BigInt64Array;
+  readonly view: DataView;
+  /** Guest RAM in bytes. */
+  readonly ramSize: number;
+
+  /** @param memoryMib guest RAM, MEMORY_MIB_MIN..MEMORY_MIB_MAX; a RangeError otherwise. */
+  constructor(memoryMib: number) {
+    if (!Number.isInteger(memoryMib) || memoryMib < MEMORY_MIB_MIN || memoryMib > MEMORY_MIB_MAX) {
+      throw new RangeError(
+        `memory must be a whole number of MiB from ${MEMORY_MIB_MIN} to ${MEMORY_MIB_MAX}, not ${memoryMib}`,
+      );
+    }
+    if (TLB_END > ARENA.kvmRun) throw new Error('arena layout: the TLB runs into kvm_run');
+    this.ramSize = memoryMib * MIB;
+    const pages = (ARENA.ram + this.ramSize) / WASM_PAGE;
+    this.memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });
+    this.buffer = this.memory.buffer;
+    this.u8 = new Uint8Array(this.buffer);
+    this.u16 = new Uint16Array(this.buffer);
+    this.u32 = new Uint32Array(this.buffer);
+    this.i32 = new Int32Array(this.buffer);
+    this.u64 = new BigUint64Array(this.buffer);
+    this.i64 = new BigInt64Array(this.buffer);
+    this.view = new DataView(this.buffer);
+  }
+
+  /** Guest RAM as bytes; index = physical address (RAM is contiguous from 0). */
+  get ram(): Uint8Array {
+    return this.u8.subarray(ARENA.ram, ARENA.ram + this.ramSize);
+  }
+}

@@ -1,0 +1,191 @@
+/**
+ * The vCPU state's fixed layout: byte offsets from the start of the arena.
+ *
+ * Micro-ops name their operands by these offsets, the translator maps them to wasm locals, the hardware
+ * engine moves them to and from KVM, and a snapshot is a copy of them. Every register is 64 bits wide from
+ * the first day. All offsets are below 64 KiB so that they fit the 16-bit operand fields of a micro-op.
+ */
+
+/** Control words shared between wasm code and TypeScript. */
+export const CTL = {
+  /** i32: instructions the current run may still execute; wasm leaves at the next block once it is negative. */
+  budget: 0x00,
+  /** i32: why wasm returned (see `EXIT` in engines/software/exit.ts). */
+  exitReason: 0x04,
+  /** u32: arena address of the micro-op that left the interpreter. */
+  exitUop: 0x08,
+  /** u32: arena address of the block header being executed. */
+  currentBlock: 0x0c,
+  /** u32: arena address of the TLB bank for the current privilege (see TLB below). */
+  tlbBank: 0x10,
+  /** u32: block lookup key of the current mode (code size, stack size, flat segments, TF, ...). */
+  modeKey: 0x14,
+  /** u32: non-zero when x87/MMX/SSE instructions must take the slow check (CR0.EM/TS, CR4.OSFXSR). */
+  fpuTrap: 0x18,
+  /** u32: set by a store that hit translated code; the interpreter leaves after the current instruction. */
+  codeModified: 0x1c,
+  /** i64/u64 (8 bytes): value passed between wasm and the slow memory path. */
+  slowValue: 0x20,
+  /** 16 bytes, aligned: wide value passed between wasm and the slow memory path. */
+  slowWide: 0x30,
+  /** u64: instructions retired before the current run (the run's own come from budget). */
+  instructions: 0x40,
+  /** u32: 1 after MOV SS / POP SS / STI: no interrupt before the next instruction ends. Bit 1: also no #DB. */
+  interruptShadow: 0x48,
+  /** u32: 1 while the vCPU waits in HLT. */
+  halted: 0x4c,
+  /** u32: current privilege level 0..3. */
+  cpl: 0x50,
+  /** u32: A20 mask applied to physical addresses (0xffffffff or 0xffefffff). */
+  a20Mask: 0x54,
+  /** u32: 1 while NMIs are blocked (between NMI delivery and IRET). */
+  nmiBlocked: 0x58,
+} as const;
+
+/** General registers in encoding order: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8..R15; 8 bytes each. */
+export const GPR = 0x100;
+export const RAX = GPR;
+export const RCX = GPR + 8;
+export const RDX = GPR + 16;
+export const RBX = GPR + 24;
+export const RSP = GPR + 32;
+export const RBP = GPR + 40;
+export const RSI = GPR + 48;
+export const RDI = GPR + 56;
+
+/** u64: RIP. While a block runs this is the address of the block's first instruction. */
+export const RIP = 0x180;
+
+/**
+ * Arithmetic flags in a form that does not depend on the instruction that made them.
+ * `FLAGS_RESULT` (i64): the result, sign-extended to 64 bits: ZF = (result == 0).
+ * `FLAGS_AUX` (u32): bit 31 CF; bit 30 CF ^ OF; bit 3 AF; bits 15..8 parity delta: PF is the even parity of
+ * (result ^ aux >> 8) & 0xff; bit 0 sign delta: SF = (result < 0) ^ bit 0. All other bits are zero.
+ */
+export const FLAGS_RESULT = 0x188;
+export const FLAGS_AUX = 0x190;
+/** u32: RFLAGS without the arithmetic flags (OSZAPC): TF IF DF IOPL NT RF VM AC VIF VIP ID and bit 1. */
+export const FLAGS_SYSTEM = 0x194;
+
+export const CR0 = 0x1a0;
+export const CR2 = 0x1a8;
+export const CR3 = 0x1b0;
+export const CR4 = 0x1b8;
+export const CR8 = 0x1c0;
+export const EFER = 0x1c8;
+/** DR0..DR3, then DR6, DR7; 8 bytes each. */
+export const DR0 = 0x1d0;
+export const DR6 = 0x1f0;
+export const DR7 = 0x1f8;
+
+/** Segment registers, 32 bytes each, in encoding order ES CS SS DS FS GS, then LDTR, TR. */
+export const SEG = 0x200;
+export const SEG_SIZE = 32;
+/** Fields of a segment register. */
+export const SEG_FIELD = {
+  /** u16 in a u32. */
+  selector: 0,
+  /** u32: descriptor attributes: bits 0..3 type, 4 S, 5..6 DPL, 7 P, 12 AVL, 13 L, 14 D/B, 15 G, 16 unusable. */
+  attributes: 4,
+  /** u32: limit in bytes (already scaled by G). */
+  limit: 8,
+  /** u64: base. */
+  base: 16,
+} as const;
+export const ES = SEG;
+export const CS = SEG + 32;
+export const SS = SEG + 64;
+export const DS = SEG + 96;
+export const FS = SEG + 128;
+export const GS = SEG + 160;
+export const LDTR = SEG + 192;
+export const TR = SEG + 224;
+
+/** GDTR and IDTR: base (u64), then limit (u32). */
+export const GDTR = 0x300;
+export const IDTR = 0x310;
+export const TABLE_LIMIT = 8;
+
+/** Model-specific registers kept in state; 8 bytes each. */
+export const MSR = {
+  star: 0x320,
+  lstar: 0x328,
+  cstar: 0x330,
+  sfmask: 0x338,
+  kernelGsBase: 0x340,
+  tscAux: 0x348,
+  /** Added to the clock's TSC. */
+  tscOffset: 0x350,
+  pat: 0x358,
+  sysenterCs: 0x360,
+  sysenterEsp: 0x368,
+  sysenterEip: 0x370,
+  apicBase: 0x378,
+  miscEnable: 0x380,
+  mtrrDefType: 0x388,
+  /** 11 fixed-range MTRRs. */
+  mtrrFixed: 0x390,
+  /** 8 pairs of variable-range base and mask. */
+  mtrrVariable: 0x3e8,
+  tscDeadline: 0x468,
+} as const;
+
+/** x87: control word, status word WITHOUT TOP (bits 11..13 zero), TOP, tags; u32 each. */
+export const FPU = {
+  fcw: 0x480,
+  fsw: 0x484,
+  /** 0..7 */
+  top: 0x488,
+  /** One bit a PHYSICAL register R0..R7, 1 = empty (the FXSAVE abridged tag word inverted). */
+  empty: 0x48c,
+  fop: 0x490,
+  mxcsr: 0x494,
+  /** u64 */
+  fip: 0x498,
+  /** u64 */
+  fdp: 0x4a0,
+  fcs: 0x4a8,
+  fds: 0x4ac,
+} as const;
+/** Physical x87 registers R0..R7, 16 bytes each: 64-bit significand, then sign and exponent (u16). MMX MM0..7 alias the significands. */
+export const ST = 0x500;
+/** XMM0..XMM15, 16 bytes each. */
+export const XMM = 0x580;
+/** XCR0, u64. */
+export const XCR0 = 0x680;
+
+/** Scratch slots for IR temporaries: 64 of 16 bytes, aligned 16. They hold nothing between instructions. */
+export const TEMP = 0x700;
+export const TEMP_COUNT = 64;
+export const TEMP_SIZE = 16;
+
+/** One past the architectural state: what a snapshot keeps is [GPR, STATE_END) plus the control words named in machine/snapshot. */
+export const STATE_END = 0x700;
+
+/**
+ * The software TLB: three direct-mapped banks (user, supervisor with SMAP enforced, supervisor plain) of
+ * 1,024 entries of 32 bytes. The pages an entry allows are compared as full 64-bit linear page addresses;
+ * a tag that allows nothing is TLB_INVALID (its low bits are set, so it equals no page address).
+ */
+export const TLB = {
+  base: 0x10000,
+  entries: 1024,
+  entrySize: 32,
+  bankSize: 1024 * 32,
+  banks: 3,
+  /** i64: linear page address when reads may go straight to RAM. */
+  readTag: 0,
+  /** i64: likewise for writes (never on pages with translated code or a trace). */
+  writeTag: 8,
+  /** i64: likewise for instruction fetch. */
+  execTag: 16,
+  /** i32: arena address = (low 32 bits of linear address) + addend, wrapping. */
+  addend: 24,
+  /** u32: bit 0 global page. */
+  flags: 28,
+  bankUser: 0x10000,
+  bankSupervisorSmap: 0x10000 + 1024 * 32,
+  bankSupervisor: 0x10000 + 2 * 1024 * 32,
+} as const;
+export const TLB_INVALID = -1n;
+export const TLB_END = TLB.base + TLB.banks * TLB.bankSize;
