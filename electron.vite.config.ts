@@ -9,7 +9,7 @@ export default defineConfig({
     build: {
       outDir: 'out/main',
       // vm-process is a program of its own: the utility process of one VM.
-      rollupOptions: {
+      rolldownOptions: {
         input: { electron: at('src-main/electron.ts'), 'vm-process': at('src-main/vm-process.ts') },
       },
     },
@@ -17,7 +17,7 @@ export default defineConfig({
   preload: {
     build: {
       outDir: 'out/preload',
-      rollupOptions: {
+      rolldownOptions: {
         input: { preload: at('src-main/preload.ts') },
         // Sandboxed preload scripts cannot load modules.
         output: { format: 'cjs', entryFileNames: '[name].cjs' },
@@ -30,7 +30,7 @@ export default defineConfig({
     build: {
       outDir: at('out/renderer'),
       emptyOutDir: true,
-      rollupOptions: { input: at('src-renderer/index.html') },
+      rolldownOptions: { input: at('src-renderer/index.html') },
     },
   },
 });
