@@ -1,0 +1,568 @@
+import type { Cpu } from './cpu.ts';
+import { CR4_SMAP } from './bits.ts';
+import { dataBreakpoints, hasDataBreakpoints } from './debug.ts';
+import { GuestFault, VECTOR } from './faults.ts';
+import { CR2, CR3, CR4, CTL, TLB } from './layout.ts';
+import { MODE } from './mode.ts';
+import { ACCESS, PageWalker, PDPTE, readPdptes, type Access } from './paging.ts';
+import { PhysicalMemory } from './physical.ts';
+
+export { ACCESS, type Access } from './paging.ts';
+
+/** Bits of the `info` word the interpreter passes to slowLoad and slowStore; bits 0..7 are the size in bytes. */
+export const SLOW = {
+  sizeMask: 0xff,
+  /** An access through SS: a non-canonical address is #SS(0), not #GP(0). */
+  stack: 1 << 8,
+  /** A load whose value is written back: it needs, and faults like, a write. */
+  writeIntent: 1 << 9,
+  /** #GP(0) unless aligned to 16 bytes. */
+  aligned16: 1 << 10,
+} as const;
+
+const PAGE = 0x1000;
+const TWO_32 = 0x100000000;
+/** Canonical linear addresses are -CANONICAL..CANONICAL - 1. */
+const CANONICAL = 0x800000000000;
+const ENTRIES = TLB.entries * TLB.banks;
+/** What `#resolve` returns besides an arena address: a fault is recorded; the bus must do it (at #phys). */
+const FAULT = -1;
+const DEVICE = -2;
+const FLAG_GLOBAL = 1;
+/** Page size classes larger than 4 KiB: log2 of 2 MiB, 4 MiB and 1 GiB. */
+const LARGE_SHIFTS = [21, 22, 30];
+
+/**
+ * Linear memory: the page walk, the software TLB that wasm code probes, the slow paths wasm calls when it misses,
+ * and accessors for TypeScript.
+ *
+ * A linear address is a number: 0..2^32-1 outside long mode, signed and canonical (-2^47..2^47-1) in it.
+ */
+export class Mmu {
+  readonly #cpu: Cpu;
+  readonly #i32: Int32Array;
+  readonly #u8: Uint8Array;
+  readonly #memory: PhysicalMemory;
+  readonly #walker: PageWalker;
+  /** Physical address of the byte `#resolve` was last asked for, when it is not plain memory. */
+  #phys = 0;
+  /** Any data breakpoint is enabled: slow accesses look for hits, watched pages are not cached. */
+  #watching = false;
+
+  // Beside each TLB entry (index: bank * 1024 + slot), what wasm does not need.
+  /** Arena page the entry maps, -1 when it is empty. */
+  readonly #arenaPage = new Int32Array(ENTRIES).fill(-1);
+  /** Linear page number. */
+  readonly #linearPage = new Float64Array(ENTRIES);
+  /** Log2 of the size of the page the entry is a part of. */
+  readonly #shift = new Uint8Array(ENTRIES);
+  /** Entries that may be in use, in no order, so that a flush costs what was filled since the last. */
+  readonly #listed = new Int32Array(ENTRIES);
+  readonly #isListed = new Uint8Array(ENTRIES);
+  #listedCount = 0;
+  /** How many entries are parts of large pages, by size class and page number modulo 1024: INVLPG drops them all. */
+  readonly #largeParts = new Uint16Array(LARGE_SHIFTS.length * 1024);
+
+  constructor(cpu: Cpu) {
+    this.#cpu = cpu;
+    this.#i32 = cpu.i32;
+    this.#u8 = cpu.u8;
+    this.#memory = new PhysicalMemory(cpu.arena, cpu.memory, cpu.accounting);
+    this.#walker = new PageWalker(cpu, this.#memory);
+    cpu.i32.fill(-1, TLB.base >> 2, (TLB.base + TLB.banks * TLB.bankSize) >> 2);
+  }
+
+  /** One byte for each 4 KiB page of the arena: 1 = it holds translated code. Change it with (un)protectCodePage. */
+  get codePages(): Uint8Array {
+    return this.#memory.codePages;
+  }
+
+  /** Called after a store to a page with translated code: arena address and bytes. */
+  get onCodeWrite(): (arenaAddress: number, size: number) => void {
+    return this.#memory.onCodeWrite;
+  }
+  set onCodeWrite(callback: (arenaAddress: number, size: number) => void) {
+    this.#memory.onCodeWrite = callback;
+  }
+
+  // ---- TLB ----
+
+  /** Drops everything cached about addresses: all translations, global ones too, and where physical pages are. */
+  flush(): void {
+    for (let i = 0; i < this.#listedCount; i++) {
+      const entry = this.#listed[i]!;
+      this.#isListed[entry] = 0;
+      this.#clear(entry);
+    }
+    this.#listedCount = 0;
+    this.#memory.forget();
+    this.#watching = hasDataBreakpoints(this.#cpu);
+  }
+
+  /** MOV to CR3: drops all translations but those of global pages. */
+  flushNonGlobal(): void {
+    let kept = 0;
+    for (let i = 0; i < this.#listedCount; i++) {
+      const entry = this.#listed[i]!;
+      if (this.#arenaPage[entry]! >= 0 && (this.#i32[flagsAt(entry)]! & FLAG_GLOBAL) !== 0) {
+        this.#listed[kept++] = entry;
+      } else {
+        this.#isListed[entry] = 0;
+        this.#clear(entry);
+      }
+    }
+    this.#listedCount = kept;
+  }
+
+  /** INVLPG: drops the translations of the page that contains `lin`, whatever its size. */
+  invalidatePage(lin: number): void {
+    const page = Math.floor(lin / PAGE);
+    for (let entry = page & (TLB.entries - 1); entry < ENTRIES; entry += TLB.entries) {
+      if (this.#linearPage[entry] === page) this.#clear(entry);
+    }
+    for (let size = 0; size < LARGE_SHIFTS.length; size++) {
+      const shift = LARGE_SHIFTS[size]!;
+      const pages = 2 ** (shift - 12);
+      const large = Math.floor(page / pages);
+      if (this.#largeParts[(size << 10) | (large & 1023)] === 0) continue;
+      for (let i = 0; i < this.#listedCount; i++) {
+        const entry = this.#listed[i]!;
+        if (this.#shift[entry] === shift && Math.floor(this.#linearPage[entry]! / pages) === large) {
+          this.#clear(entry);
+        }
+      }
+    }
+  }
+
+  #clear(entry: number): void {
+    if (this.#arenaPage[entry]! < 0) return;
+    this.#countLarge(entry, -1);
+    this.#arenaPage[entry] = -1;
+    const at = tagsAt(entry);
+    this.#i32.fill(-1, at, at + 6);
+  }
+
+  #countLarge(entry: number, change: number): void {
+    const shift = this.#shift[entry]!;
+    if (shift === 12) return;
+    const large = Math.floor(this.#linearPage[entry]! / 2 ** (shift - 12));
+    const slot = (LARGE_SHIFTS.indexOf(shift) << 10) | (large & 1023);
+    this.#largeParts[slot] = this.#largeParts[slot]! + change;
+  }
+
+  /** A page of the arena got translated code: stores to it take the slow path from now on. */
+  protectCodePage(arenaPage: number): void {
+    this.codePages[arenaPage] = 1;
+    for (let i = 0; i < this.#listedCount; i++) {
+      const entry = this.#listed[i]!;
+      if (this.#arenaPage[entry] !== arenaPage) continue;
+      const at = tagsAt(entry) + (TLB.writeTag >> 2);
+      this.#i32[at] = -1;
+      this.#i32[at + 1] = -1;
+    }
+  }
+
+  /** The page's translated code is gone: it may be written directly again. */
+  unprotectCodePage(arenaPage: number): void {
+    this.codePages[arenaPage] = 0;
+  }
+
+  /**
+   * Translates and caches. Every kind of access the page allows without another look at its tables is cached.
+   * @returns false when the access faults; the fault is recorded.
+   */
+  fill(lin: number, access: Access, user: boolean): boolean {
+    return this.#fill(lin, access, this.#bankFor(user));
+  }
+
+  #fill(lin: number, access: Access, bank: number): boolean {
+    if (this.#tryFill(lin, access, bank)) return true;
+    const long = this.#longMode;
+    if (long && (lin < -CANONICAL || lin >= CANONICAL)) {
+      this.#record(VECTOR.GP, 0);
+      return false;
+    }
+    this.#record(VECTOR.PF, this.#walker.errorCode);
+    this.#i32[CR2 >> 2] = lin;
+    this.#i32[(CR2 >> 2) + 1] = long ? Math.floor(lin / TWO_32) : 0;
+    // A page fault drops what is cached about the page (Intel SDM volume 3, section 4.10.4.1).
+    this.invalidatePage(lin);
+    return false;
+  }
+
+  #record(vector: number, errorCode: number): void {
+    this.#i32[CTL.faultVector >> 2] = vector;
+    this.#i32[CTL.faultCode >> 2] = errorCode;
+  }
+
+  /** `#fill` that records no fault. */
+  #tryFill(lin: number, access: Access, bank: number): boolean {
+    if (lin < -CANONICAL || lin >= CANONICAL) return false;
+    this.#cpu.accounting.count('tlbFill');
+    const walker = this.#walker;
+    if (!walker.walk(lin, access, bank)) return false;
+    const memory = this.#memory;
+    const arena = memory.arenaOf(walker.phys, false);
+    if (arena < 0) return true;
+
+    const page = Math.floor(lin / PAGE);
+    const entry = ((bank - TLB.base) >> 5) + (page & (TLB.entries - 1));
+    if (this.#isListed[entry] === 0) {
+      this.#isListed[entry] = 1;
+      this.#listed[this.#listedCount++] = entry;
+    }
+    if (this.#arenaPage[entry]! >= 0) this.#countLarge(entry, -1);
+    this.#arenaPage[entry] = arena >>> 12;
+    this.#linearPage[entry] = page;
+    this.#shift[entry] = walker.pageShift;
+    this.#countLarge(entry, 1);
+
+    let readable = walker.allows(ACCESS.read, bank);
+    let writable =
+      walker.dirty &&
+      walker.allows(ACCESS.write, bank) &&
+      this.codePages[arena >>> 12] === 0 &&
+      memory.arenaOf(walker.phys, true) >= 0;
+    if (this.#watching) {
+      const start = page * PAGE;
+      readable &&= dataBreakpoints(this.#cpu, start, PAGE, false) === 0;
+      writable &&= dataBreakpoints(this.#cpu, start, PAGE, true) === 0;
+    }
+    const i32 = this.#i32;
+    const at = tagsAt(entry);
+    const low = lin & ~(PAGE - 1);
+    const high = Math.floor(lin / TWO_32);
+    const executable = walker.allows(ACCESS.execute, bank);
+    i32[at] = readable ? low : -1;
+    i32[at + 1] = readable ? high : -1;
+    i32[at + 2] = writable ? low : -1;
+    i32[at + 3] = writable ? high : -1;
+    i32[at + 4] = executable ? low : -1;
+    i32[at + 5] = executable ? high : -1;
+    i32[at + 6] = arena - lin;
+    i32[at + 7] = walker.global ? FLAG_GLOBAL : 0;
+    return true;
+  }
+
+  /** The bank of an explicit access now; with `user` false at CPL 3, of an implicit supervisor access. */
+  #bankFor(user: boolean): number {
+    if (user) return TLB.bankUser;
+    const bank = this.#i32[CTL.tlbBank >> 2]!;
+    return bank === TLB.bankUser ? this.#supervisorBank : bank;
+  }
+
+  /** Implicit supervisor accesses obey SMAP whatever RFLAGS.AC says (Intel SDM volume 3, section 4.6.1). */
+  get #supervisorBank(): number {
+    return (this.#i32[CR4 >> 2]! & CR4_SMAP) !== 0 ? TLB.bankSupervisorSmap : TLB.bankSupervisor;
+  }
+
+  get #longMode(): boolean {
+    return (this.#i32[CTL.modeKey >> 2]! & MODE.longMode) !== 0;
+  }
+
+  /** The PDPTEs of PAE paging are read from memory at CR3. False, with nothing changed, when that is #GP(0). */
+  loadPdptes(cr3Low = this.#i32[CR3 >> 2]!): boolean {
+    const words = readPdptes(this.#memory, cr3Low, this.#i32[CTL.a20Mask >> 2]!);
+    if (!words) return false;
+    this.#i32.set(words, PDPTE >> 2);
+    return true;
+  }
+
+  // ---- translation ----
+
+  /**
+   * Physical address behind a linear one.
+   * @returns -1 when the access faults: the fault stands in CTL.faultVector, CTL.faultCode and CR2.
+   */
+  translate(lin: number, access: Access, user: boolean): number {
+    return this.#fill(lin, access, this.#bankFor(user)) ? this.#walker.phys : -1;
+  }
+
+  /** Arena address from the TLB, or -1 on a miss. */
+  #lookup(lin: number, tag: number, bank: number): number {
+    const i32 = this.#i32;
+    const at = (bank >> 2) + ((Math.floor(lin / PAGE) & (TLB.entries - 1)) << 3);
+    const tagAt = at + (tag >> 2);
+    if (i32[tagAt] !== (lin & ~(PAGE - 1)) || i32[tagAt + 1] !== Math.floor(lin / TWO_32)) return -1;
+    return (lin + i32[at + (TLB.addend >> 2)]!) >>> 0;
+  }
+
+  /** Arena address for an access, FAULT (recorded) or DEVICE (#phys says where). */
+  #resolve(lin: number, access: Access, bank: number): number {
+    const tag = access === ACCESS.read ? TLB.readTag : access === ACCESS.write ? TLB.writeTag : TLB.execTag;
+    const cached = this.#lookup(lin, tag, bank);
+    if (cached >= 0) return cached;
+    if (!this.#fill(lin, access, bank)) return FAULT;
+    const { phys } = this.#walker;
+    const arena = this.#memory.arenaOf(phys, access === ACCESS.write);
+    if (arena >= 0) return arena;
+    this.#phys = phys;
+    return DEVICE;
+  }
+
+  /** Linear address of the page after the one containing `lin`; wraps at 4 GiB outside 64-bit code. */
+  #nextPage(lin: number): number {
+    const next = (Math.floor(lin / PAGE) + 1) * PAGE;
+    const code64 = (this.#i32[CTL.modeKey >> 2]! & MODE.codeSizeMask) === MODE.code64;
+    return next === TWO_32 && !code64 ? 0 : next;
+  }
+
+  /** Outside long mode addresses are 32 bits wide, however they were computed. */
+  #wrap(lin: number): number {
+    return this.#longMode ? lin : lin >>> 0;
+  }
+
+  /**
+   * Where the code byte at `lin` is, for the current CPL.
+   * @returns an arena address; -1 with a fault recorded; -2 when it is not plain memory.
+   */
+  fetchPage(lin: number): number {
+    return this.#resolve(this.#wrap(lin), ACCESS.execute, this.#i32[CTL.tlbBank >> 2]!);
+  }
+
+  /**
+   * For string instructions: arena address of the byte at `lin` when the rest of its page may be accessed
+   * directly, at the current CPL, with nothing to watch. -1 otherwise, with no fault recorded: the ordinary
+   * accessors then do what is to be done. Accessed and dirty flags are set.
+   */
+  ramRun(lin: number, access: Access): number {
+    const bank = this.#i32[CTL.tlbBank >> 2]!;
+    const tag = access === ACCESS.write ? TLB.writeTag : TLB.readTag;
+    const cached = this.#lookup(lin, tag, bank);
+    if (cached >= 0) return cached;
+    return this.#tryFill(lin, access, bank) ? this.#lookup(lin, tag, bank) : -1;
+  }
+
+  // ---- slow paths called from wasm ----
+
+  /**
+   * A load the TLB did not serve. The value goes to CTL.slowValue (zero-extended to 8 bytes), or CTL.slowWide.
+   * @param lo low half of the linear address. @param hi its high half, signed. @param info see SLOW.
+   * @returns 0 = done, 1 = a fault is recorded in CTL.faultVector and CTL.faultCode.
+   */
+  slowLoad(lo: number, hi: number, info: number): number {
+    const lin = this.#linear(lo, hi, info);
+    if (lin === undefined) return 1;
+    const size = info & SLOW.sizeMask;
+    const access = (info & SLOW.writeIntent) !== 0 ? ACCESS.write : ACCESS.read;
+    const to = size === 16 ? CTL.slowWide : CTL.slowValue;
+    return this.#load(lin, size, access, this.#i32[CTL.tlbBank >> 2]!, to) ? 0 : 1;
+  }
+
+  /** A store the TLB did not serve, of the value in CTL.slowValue or CTL.slowWide. Otherwise as slowLoad. */
+  slowStore(lo: number, hi: number, info: number): number {
+    const lin = this.#linear(lo, hi, info);
+    if (lin === undefined) return 1;
+    const size = info & SLOW.sizeMask;
+    const from = size === 16 ? CTL.slowWide : CTL.slowValue;
+    return this.#store(lin, size, this.#i32[CTL.tlbBank >> 2]!, from) ? 0 : 1;
+  }
+
+  /** The linear address of a slow access, undefined when it is non-canonical or misaligned (recorded). */
+  #linear(lo: number, hi: number, info: number): number | undefined {
+    const last = (lo >>> 0) + (info & SLOW.sizeMask) - 1;
+    if (hi < -0x8000 || hi > 0x7fff || (hi === 0x7fff && last >= TWO_32)) {
+      this.#record((info & SLOW.stack) !== 0 ? VECTOR.SS : VECTOR.GP, 0);
+      return undefined;
+    }
+    if ((info & SLOW.aligned16) !== 0 && (lo & 15) !== 0) {
+      this.#record(VECTOR.GP, 0);
+      return undefined;
+    }
+    return hi * TWO_32 + (lo >>> 0);
+  }
+
+  #load(lin: number, size: number, access: Access, bank: number, to: number): boolean {
+    const memory = this.#memory;
+    const first = PAGE - (lin & (PAGE - 1));
+    if (size < 8) {
+      this.#i32[to >> 2] = 0;
+      this.#i32[(to >> 2) + 1] = 0;
+    }
+    if (size <= first) {
+      const arena = this.#resolve(lin, access, bank);
+      if (arena === FAULT) return false;
+      if (arena >= 0) memory.copy(arena, to, size);
+      else memory.deviceRead(this.#phys, to, size);
+    } else {
+      const low = this.#resolve(lin, access, bank);
+      if (low === FAULT) return false;
+      const lowPhys = this.#phys;
+      const high = this.#resolve(this.#nextPage(lin), access, bank);
+      if (high === FAULT) return false;
+      const highPhys = this.#phys;
+      if (low >= 0) memory.copy(low, to, first);
+      else memory.deviceRead(lowPhys, to, first);
+      if (high >= 0) memory.copy(high, to + first, size - first);
+      else memory.deviceRead(highPhys, to + first, size - first);
+    }
+    if (this.#watching) this.#watch(lin, size, access === ACCESS.write);
+    return true;
+  }
+
+  #store(lin: number, size: number, bank: number, from: number): boolean {
+    const first = PAGE - (lin & (PAGE - 1));
+    if (size <= first) {
+      const arena = this.#resolve(lin, ACCESS.write, bank);
+      if (arena === FAULT) return false;
+      this.#put(arena, this.#phys, from, size);
+    } else {
+      const low = this.#resolve(lin, ACCESS.write, bank);
+      if (low === FAULT) return false;
+      const lowPhys = this.#phys;
+      const high = this.#resolve(this.#nextPage(lin), ACCESS.write, bank);
+      if (high === FAULT) return false;
+      const highPhys = this.#phys;
+      this.#put(low, lowPhys, from, first);
+      this.#put(high, highPhys, from + first, size - first);
+    }
+    if (this.#watching) this.#watch(lin, size, true);
+    return true;
+  }
+
+  /** Stores within a page, to the arena or (arena < 0) through the bus. */
+  #put(arena: number, phys: number, from: number, size: number): void {
+    if (arena < 0) {
+      this.#memory.deviceWrite(phys, from, size);
+      return;
+    }
+    this.#memory.copy(from, arena, size);
+    if (this.codePages[arena >>> 12] !== 0) this.onCodeWrite(arena, size);
+  }
+
+  #watch(lin: number, size: number, write: boolean): void {
+    const at = CTL.pendingDebug >> 2;
+    this.#i32[at] = this.#i32[at]! | dataBreakpoints(this.#cpu, lin, size, write);
+  }
+
+  // ---- accessors for TypeScript ----
+
+  /** The recorded fault as an exception. */
+  #recorded(): GuestFault {
+    return new GuestFault(this.#i32[CTL.faultVector >> 2]!, this.#i32[CTL.faultCode >> 2]!);
+  }
+
+  /** Loads into CTL.slowValue. */
+  #get(lin: number, size: number, supervisor: boolean): void {
+    if (!this.#load(this.#wrap(lin), size, ACCESS.read, this.#bankOf(supervisor), CTL.slowValue)) {
+      throw this.#recorded();
+    }
+  }
+
+  /** Stores from CTL.slowValue. */
+  #set(lin: number, size: number, supervisor: boolean): void {
+    if (!this.#store(this.#wrap(lin), size, this.#bankOf(supervisor), CTL.slowValue)) {
+      throw this.#recorded();
+    }
+  }
+
+  #bankOf(supervisor: boolean): number {
+    return supervisor ? this.#supervisorBank : this.#i32[CTL.tlbBank >> 2]!;
+  }
+
+  /**
+   * Reads and writes of guest memory, of any alignment, at the current CPL or (`supervisor`) as an implicit
+   * supervisor access. They throw GuestFault and then have changed nothing.
+   */
+  read8(lin: number, supervisor = false): number {
+    this.#get(lin, 1, supervisor);
+    return this.#u8[CTL.slowValue]!;
+  }
+  read16(lin: number, supervisor = false): number {
+    this.#get(lin, 2, supervisor);
+    return this.#cpu.u16[CTL.slowValue >> 1]!;
+  }
+  read32(lin: number, supervisor = false): number {
+    this.#get(lin, 4, supervisor);
+    return this.#cpu.u32[CTL.slowValue >> 2]!;
+  }
+  read64(lin: number, supervisor = false): bigint {
+    this.#get(lin, 8, supervisor);
+    return this.#cpu.u64[CTL.slowValue >> 3]!;
+  }
+  write8(lin: number, value: number, supervisor = false): void {
+    this.#u8[CTL.slowValue] = value;
+    this.#set(lin, 1, supervisor);
+  }
+  write16(lin: number, value: number, supervisor = false): void {
+    this.#cpu.u16[CTL.slowValue >> 1] = value;
+    this.#set(lin, 2, supervisor);
+  }
+  write32(lin: number, value: number, supervisor = false): void {
+    this.#i32[CTL.slowValue >> 2] = value;
+    this.#set(lin, 4, supervisor);
+  }
+  write64(lin: number, value: bigint, supervisor = false): void {
+    this.#cpu.u64[CTL.slowValue >> 3] = BigInt.asUintN(64, value);
+    this.#set(lin, 8, supervisor);
+  }
+
+  /** Throws what an access of `size` bytes would, and does everything but the access (flags of the tables too). */
+  probe(lin: number, size: number, access: Access, supervisor = false): void {
+    const bank = this.#bankOf(supervisor);
+    let at = this.#wrap(lin);
+    for (let left = size; ;) {
+      if (this.#resolve(at, access, bank) === FAULT) throw this.#recorded();
+      left -= PAGE - (at & (PAGE - 1));
+      if (left <= 0) return;
+      at = this.#nextPage(at);
+    }
+  }
+
+  /** Reads any number of bytes. A fault is thrown before anything is read. */
+  readBytes(lin: number, into: Uint8Array, supervisor = false): void {
+    if (into.length === 0) return;
+    this.probe(lin, into.length, ACCESS.read, supervisor);
+    this.#pieces(lin, into.length, (at, done, size) => {
+      if (!this.#load(at, size, ACCESS.read, this.#bankOf(supervisor), CTL.slowWide)) throw this.#recorded();
+      for (let i = 0; i < size; i++) into[done + i] = this.#u8[CTL.slowWide + i]!;
+    });
+  }
+
+  /** Writes any number of bytes. A fault is thrown before anything is written. */
+  writeBytes(lin: number, bytes: Uint8Array, supervisor = false): void {
+    if (bytes.length === 0) return;
+    this.probe(lin, bytes.length, ACCESS.write, supervisor);
+    this.#pieces(lin, bytes.length, (at, done, size) => {
+      for (let i = 0; i < size; i++) this.#u8[CTL.slowWide + i] = bytes[done + i]!;
+      if (!this.#store(at, size, this.#bankOf(supervisor), CTL.slowWide)) throw this.#recorded();
+    });
+  }
+
+  /** Cuts a range into pieces of at most 16 bytes that cross no page. */
+  #pieces(lin: number, length: number, each: (at: number, done: number, size: number) => void): void {
+    for (let done = 0; done < length;) {
+      const at = this.#wrap(lin + done);
+      const size = Math.min(16, length - done, PAGE - (at & (PAGE - 1)));
+      each(at, done, size);
+      done += size;
+    }
+  }
+
+  /** An aligned 32-bit word of physical memory; what is no plain memory reads all ones. */
+  physRead32(phys: number): number {
+    return this.#memory.read32(phys) >>> 0;
+  }
+  /** Writes an aligned 32-bit word of physical memory; what is no plain memory swallows it. */
+  physWrite32(phys: number, value: number): void {
+    this.#memory.write32(phys, value);
+  }
+
+  /**
+   * A 64-bit slot of the state as a linear address.
+   * @throws GuestFault #GP(0), for a stack address #SS(0), when it is non-canonical.
+   */
+  linearAt(slot: number, stack = false): number {
+    const high = this.#i32[(slot >> 2) + 1]!;
+    if (high < -0x8000 || high > 0x7fff) throw new GuestFault(stack ? VECTOR.SS : VECTOR.GP);
+    return high * TWO_32 + this.#cpu.u32[slot >> 2]!;
+  }
+}
+
+/** Index of an entry's first tag in 32-bit words. */
+function tagsAt(entry: number): number {
+  return (TLB.base + entry * TLB.entrySize) >> 2;
+}
+function flagsAt(entry: number): number {
+  return (TLB.base + entry * TLB.entrySize + TLB.flags) >> 2;
+}
