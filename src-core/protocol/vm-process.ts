@@ -1,0 +1,89 @@
+import { z } from 'zod';
+import { apiErrorSchema } from './messages.ts';
+import { engineKindSchema, exitSnapshotSchema, vmConfigSchema } from './vm.ts';
+
+/**
+ * What the host and the process of one VM say to each other. The pipe carries structured clones, so bytes travel
+ * as Uint8Array. The host's messages are requests; each gets one reply. The VM's process also reports events.
+ */
+
+const bytes = z.instanceof(Uint8Array);
+const port = z.union([z.literal(0), z.literal(1)]);
+const none = z.object({}).strict();
+
+export const vmProcessRequests = {
+  /** Builds the machine and lets it run. Comes once, first. */
+  start: {
+    params: z.object({
+      config: vmConfigSchema,
+      /** Start from this snapshot file instead of booting. */
+      snapshotPath: z.string().nullable(),
+    }),
+    result: none,
+  },
+  pause: { params: none, result: none },
+  resume: { params: none, result: none },
+  /** Hard reset; a paused machine stays paused. */
+  reset: { params: none, result: none },
+  powerButton: { params: none, result: none },
+  setEngine: { params: z.object({ engine: engineKindSchema }), result: none },
+  serialInput: { params: z.object({ port, bytes }), result: none },
+  /** The host has taken in so many bytes of serial output. The guest waits when too many are outstanding. */
+  serialAck: { params: z.object({ port, length: z.number().int().nonnegative() }), result: none },
+  /** Writes the machine's state to a new file, synced to disk under its final name. The machine goes on as it was. */
+  saveSnapshot: { params: z.object({ path: z.string() }), result: z.object({ sizeBytes: z.number() }) },
+  /** The latest counters, now. */
+  statistics: { params: none, result: none },
+} as const;
+
+export type VmProcessRequest = keyof typeof vmProcessRequests;
+export type VmProcessParams<R extends VmProcessRequest> = z.output<(typeof vmProcessRequests)[R]['params']>;
+export type VmProcessResult<R extends VmProcessRequest> = z.output<(typeof vmProcessRequests)[R]['result']>;
+
+export const vmProcessRequestSchema = z.object({
+  id: z.number().int(),
+  request: z.enum(Object.keys(vmProcessRequests) as [VmProcessRequest, ...VmProcessRequest[]]),
+  params: z.unknown(),
+});
+
+/** What the VM's process says. */
+export const vmProcessMessageSchema = z.discriminatedUnion('type', [
+  z.object({ type: z.literal('reply'), id: z.number().int(), result: z.unknown() }),
+  z.object({ type: z.literal('failure'), id: z.number().int(), error: apiErrorSchema }),
+  /** Loaded and ready for `start`. */
+  z.object({ type: z.literal('ready') }),
+  z.object({ type: z.literal('serial'), port, bytes }),
+  z.object({
+    type: z.literal('statistics'),
+    engine: engineKindSchema,
+    guestNs: z.number(),
+    exits: exitSnapshotSchema,
+    /** CPU time of the process so far, ms. */
+    cpuMs: z.number(),
+    residentBytes: z.number(),
+  }),
+  z.object({
+    type: z.literal('progress'),
+    task: z.enum(['snapshot', 'restore']),
+    fraction: z.number(),
+    text: z.string(),
+  }),
+  /** The engine that runs the guest from now on. */
+  z.object({ type: z.literal('engine'), engine: engineKindSchema }),
+  /** The guest reset itself and boots again. */
+  z.object({ type: z.literal('reset') }),
+  /** The guest is done; the process ends after this. */
+  z.object({
+    type: z.literal('ended'),
+    kind: z.enum(['powerOff', 'tripleFault']),
+    message: z.string(),
+    hint: z.string().optional(),
+  }),
+]);
+export type VmProcessMessage = z.infer<typeof vmProcessMessageSchema>;
+
+/** Bytes of serial output a VM's process sends ahead of the host's acknowledgements before the guest waits. */
+export const VM_SERIAL_WINDOW_BYTES = 256 * 1024;
+
+/** How often a VM's process reports statistics, ms. */
+export const STATISTICS_INTERVAL_MS = 500;

@@ -1,0 +1,188 @@
+import { parseArgs } from 'node:util';
+import { MEMORY_MIB_MAX, MEMORY_MIB_MIN } from '../../src-core/protocol/vm.ts';
+
+/** A command line that cannot be carried out; ends the program with exit code 2 and this one line. */
+export class UsageError extends Error {
+  constructor(message: string) {
+    super(message.replaceAll(/\s*\n\s*/g, ' ').trim());
+    this.name = 'UsageError';
+  }
+}
+
+/** Where a serial port goes. */
+export type SerialTarget = { kind: 'stdio' } | { kind: 'file'; path: string } | { kind: 'none' };
+
+/** `switchyard run`, checked. */
+export interface RunOptions {
+  kernel: string | undefined;
+  initrd: string | undefined;
+  modules: string[];
+  append: string;
+  firmware: string | undefined;
+  memoryMib: number;
+  engine: 'software' | 'hardware';
+  serial: SerialTarget;
+  serial2: SerialTarget;
+  debugcon: string | undefined;
+  logPorts: { port: number; path: string }[];
+  debugExit: boolean;
+  exitOn: string | undefined;
+  timeoutSeconds: number | undefined;
+  clock: 'host' | 'icount';
+  stats: string | undefined;
+  noReboot: boolean;
+}
+
+export const MEMORY_MIB_DEFAULT = 256;
+
+export const HELP = `Usage: npm run --silent cli -- run (--kernel FILE | --firmware FILE) [options]
+
+Runs one virtual machine in this process, its serial port on the terminal. Ctrl-] leaves the console.
+
+What to boot
+  --kernel FILE            Linux bzImage or Multiboot image
+  --initrd FILE            initial RAM disk (Linux)
+  --module FILE            Multiboot module; may be given several times
+  --append TEXT            the kernel's command line
+  --firmware FILE          BIOS image
+
+The machine
+  --memory MIB             guest memory, ${MEMORY_MIB_MIN} to ${MEMORY_MIB_MAX} (default ${MEMORY_MIB_DEFAULT})
+  --engine NAME            software or hardware (default software)
+  --clock NAME             host: guest time is real time (default); icount: it counts instructions, repeatable
+  --no-reboot              a reset or triple fault ends the run instead of rebooting
+  --debug-exit             isa-debug-exit at port 0xf4
+
+Where its output goes
+  --serial TARGET          COM1: stdio (default), file:FILE or none
+  --serial2 TARGET         COM2: likewise (default none)
+  --debugcon FILE          what the guest writes to port 0xe9
+  --log-port 0xNNN=FILE    the bytes the guest writes to a port; may be given several times
+  --stats FILE             exits and times at the end, as JSON
+
+When it ends
+  --exit-on TEXT           end as soon as serial output holds TEXT
+  --timeout SECONDS        end after this long
+
+Exit codes
+  0    the guest powered off, TEXT appeared, or you left the console
+  2    bad arguments, or files that cannot be booted
+  3    reset or triple fault with --no-reboot
+  124  timeout
+  (V << 1) | 1   the guest wrote V to isa-debug-exit
+  1    a fault in Switchyard itself
+`;
+
+/** Parses what follows `run`. @throws UsageError */
+export function parseRunArguments(args: string[]): RunOptions {
+  const values = parse(args);
+  if (values.kernel === undefined && values.firmware === undefined) {
+    throw new UsageError('nothing to boot: give --kernel FILE or --firmware FILE');
+  }
+  if (values.kernel === undefined) {
+    for (const [option, given] of [
+      ['--initrd', values.initrd !== undefined],
+      ['--module', values.module.length > 0],
+      ['--append', values.append !== undefined],
+    ] as const) {
+      if (given) throw new UsageError(`${option} needs --kernel`);
+    }
+  }
+  const options: RunOptions = {
+    kernel: values.kernel,
+    initrd: values.initrd,
+    modules: values.module,
+    append: values.append ?? '',
+    firmware: values.firmware,
+    memoryMib: parseMemory(values.memory),
+    engine: parseChoice('--engine', values.engine, ['software', 'hardware']),
+    serial: parseSerial('--serial', values.serial),
+    serial2: parseSerial('--serial2', values.serial2),
+    debugcon: values.debugcon,
+    logPorts: values['log-port'].map(parseLogPort),
+    debugExit: values['debug-exit'],
+    exitOn: values['exit-on'],
+    timeoutSeconds: parseTimeout(values.timeout),
+    clock: parseChoice('--clock', values.clock, ['host', 'icount']),
+    stats: values.stats,
+    noReboot: values['no-reboot'],
+  };
+  if (options.exitOn === '') throw new UsageError('--exit-on needs a text that is not empty');
+  if (options.serial.kind === 'stdio' && options.serial2.kind === 'stdio') {
+    throw new UsageError('--serial and --serial2 cannot both be stdio');
+  }
+  return options;
+}
+
+function parse(args: string[]) {
+  try {
+    const { values, positionals } = parseArgs({
+      args,
+      allowPositionals: true,
+      options: {
+        kernel: { type: 'string' },
+        initrd: { type: 'string' },
+        module: { type: 'string', multiple: true, default: [] },
+        append: { type: 'string' },
+        firmware: { type: 'string' },
+        memory: { type: 'string' },
+        engine: { type: 'string', default: 'software' },
+        serial: { type: 'string', default: 'stdio' },
+        serial2: { type: 'string', default: 'none' },
+        debugcon: { type: 'string' },
+        'log-port': { type: 'string', multiple: true, default: [] },
+        'debug-exit': { type: 'boolean', default: false },
+        'exit-on': { type: 'string' },
+        timeout: { type: 'string' },
+        clock: { type: 'string', default: 'host' },
+        stats: { type: 'string' },
+        'no-reboot': { type: 'boolean', default: false },
+      },
+    });
+    if (positionals[0] !== undefined) throw new UsageError(`unexpected argument "${positionals[0]}"`);
+    return values;
+  } catch (error) {
+    if (error instanceof UsageError) throw error;
+    throw new UsageError(error instanceof Error ? error.message : String(error));
+  }
+}
+
+function parseMemory(text: string | undefined): number {
+  if (text === undefined) return MEMORY_MIB_DEFAULT;
+  const mib = /^\d+$/.test(text) ? Number(text) : NaN;
+  if (!(mib >= MEMORY_MIB_MIN && mib <= MEMORY_MIB_MAX)) {
+    throw new UsageError(
+      `--memory must be a whole number of MiB from ${MEMORY_MIB_MIN} to ${MEMORY_MIB_MAX}, not "${text}"`,
+    );
+  }
+  return mib;
+}
+
+function parseChoice<T extends string>(option: string, text: string, choices: readonly T[]): T {
+  const choice = choices.find((candidate) => candidate === text);
+  if (choice === undefined) throw new UsageError(`${option} must be ${choices.join(' or ')}, not "${text}"`);
+  return choice;
+}
+
+function parseSerial(option: string, text: string): SerialTarget {
+  if (text === 'stdio' || text === 'none') return { kind: text };
+  if (text.startsWith('file:') && text.length > 5) return { kind: 'file', path: text.slice(5) };
+  throw new UsageError(`${option} must be stdio, file:FILE or none, not "${text}"`);
+}
+
+function parseLogPort(text: string): { port: number; path: string } {
+  const match = /^(0x[0-9a-f]{1,4}|\d{1,5})=(.+)$/i.exec(text);
+  const port = Number(match?.[1] ?? NaN);
+  if (!match?.[2] || port > 0xffff) throw new UsageError(`--log-port must be 0xNNN=FILE, not "${text}"`);
+  return { port, path: match[2] };
+}
+
+function parseTimeout(text: string | undefined): number | undefined {
+  if (text === undefined) return undefined;
+  const seconds = /^\d+(\.\d+)?$/.test(text) ? Number(text) : NaN;
+  // The largest delay a timer takes is 2^31 - 1 ms, a bit over 24 days.
+  if (!(seconds > 0 && seconds <= 2_000_000)) {
+    throw new UsageError(`--timeout must be a number of seconds above 0, not "${text}"`);
+  }
+  return seconds;
+}
