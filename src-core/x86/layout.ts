@@ -38,6 +38,17 @@ export const CTL = {
   cpl: 0x50,
   /** u32: A20 mask applied to physical addresses (0xffffffff or 0xffefffff). */
   a20Mask: 0x54,
+  /** u32: vector of the fault that ended the run (with EXIT.fault), and its error code. */
+  faultVector: 0x5c,
+  faultCode: 0x60,
+  /** u32: DR6 bits of data or I/O breakpoints hit by the current instruction, delivered as #DB after it. */
+  pendingDebug: 0x64,
+  /** u32: instructions of the current block that were not executed (set with an early exit), for exact counts. */
+  blockRest: 0x68,
+  /** u64: what is added to RIP for the linear address of code: CS.base, 0 in 64-bit code. */
+  codeBase: 0x70,
+  /** u32: largest offset in the code segment: CS.limit, all ones in 64-bit code. */
+  codeLimit: 0x78,
   /** u32: 1 while NMIs are blocked (between NMI delivery and IRET). */
   nmiBlocked: 0x58,
 } as const;

@@ -1,0 +1,156 @@
+import type { Callout } from '../x86/callout.ts';
+import type { CodeWriter } from '../wasm/writer.ts';
+import type { ValueType } from '../wasm/opcodes.ts';
+
+/**
+ * An IR operation is defined once, as a function that emits its wasm. The interpreter generator calls it with
+ * operands that are read from the vCPU state through the micro-op's fields; the translator calls it with operands
+ * that stand in wasm locals. Nothing else knows what an operation does.
+ *
+ * Operands are locations: byte offsets in the vCPU state (x86/layout.ts): a general register (GPR + 8 n, or + 1 for
+ * AH..BH), an XMM register, a temporary. How many of its bytes take part is the operation's affair.
+ */
+export type Loc = number;
+
+/** Bits of an integer operand or result. */
+export type Bits = 8 | 16 | 32 | 64;
+
+/** What an operation's emitter has to work with. All methods append to `w`. */
+export interface OpGen {
+  readonly w: CodeWriter;
+  /** Pushes operand a / b / dst: i32 zero-extended for 8, 16 and 32 bits, i64 for 64. */
+  a(bits: Bits): void;
+  b(bits: Bits): void;
+  dst(bits: Bits): void;
+  /** Pushes operand a / b / dst as v128. */
+  a128(): void;
+  b128(): void;
+  dst128(): void;
+  /** Pushes an i64 loaded from operand + offset bytes (0 or 8): the halves of a 16-byte slot. */
+  aHalf(offset: number): void;
+  bHalf(offset: number): void;
+  /** Writes what `value` pushes (i32 for up to 32 bits, i64 for 64) to dst: 8 and 16 bits merge, 32 zero-extend to 64. */
+  set(bits: Bits, value: () => void): void;
+  set128(value: () => void): void;
+  /** Writes an i64 to half 0 or 8 of a 16-byte dst. */
+  setHalf(offset: number, value: () => void): void;
+  /** Pushes the immediate as i32, or sign-extended as i64. */
+  imm32(): void;
+  imm64(): void;
+  /** Pushes the 64-bit constant of a `const64` operation. */
+  wide(): void;
+  /** Pushes field c (0..65535) as i32. */
+  c(): void;
+  /** A scratch local of this type; different n are different locals. Its value does not survive the operation. */
+  scratch(type: ValueType, n: number): number;
+  /** Pushes FLAGS_RESULT (i64) / FLAGS_AUX (i32); writes what `value` pushes. */
+  flagsResult(): void;
+  flagsAux(): void;
+  setFlagsResult(value: () => void): void;
+  setFlagsAux(value: () => void): void;
+  /** Pushes / writes a word of vCPU state that is no operand. */
+  state32(offset: number): void;
+  state64(offset: number): void;
+  setState32(offset: number, value: () => void): void;
+  setState64(offset: number, value: () => void): void;
+  /** Leaves guest code with a fault at this instruction. Code after it (in the same wasm block) is dead. */
+  fault(vector: number, errorCode: number): void;
+  /** Calls a callout with this operation's operands; leaves guest code when it faulted. */
+  callout(callout: Callout): void;
+  /** The same for the callout that the operation itself names. */
+  calloutOfOp(): void;
+  /**
+   * Pushes what is in the guest's memory at the linear address in local `address` (i64): i32 up to 4 bytes, i64 for 8,
+   * v128 for 16. `forWrite` asks for write permission too (read-modify-write). Field c says which segment's fault a
+   * non-canonical address raises and whether 16 bytes must be aligned (ACCESS_INFO).
+   */
+  load(address: number, bytes: 1 | 2 | 4 | 8 | 16, forWrite: boolean): void;
+  /** Stores local `value` (i32 up to 4 bytes, i64 for 8, v128 for 16) to the guest's memory. */
+  store(address: number, bytes: 1 | 2 | 4 | 8 | 16, value: number): void;
+  /** Ends the block: RIP += what `offset` pushes (i32), truncated to the code size. */
+  jumpRelative(codeBits: 16 | 32 | 64, offset: () => void): void;
+  /** Ends the block: RIP = what `target` pushes (i64). */
+  jumpAbsolute(target: () => void): void;
+  /** Ends the block and returns to the run loop with RIP as it stands. */
+  leave(): void;
+}
+
+/** How an operation uses the arithmetic flags. */
+export type FlagUse = 'none' | 'write' | 'read' | 'readwrite';
+
+export interface OpDef {
+  /** Unique: "add.32", "ld.64". */
+  readonly name: string;
+  /** Dense, process-local. */
+  readonly id: number;
+  /** Operands read: any of 'a', 'b', 'd' (dst is read too). */
+  readonly reads: string;
+  /** Whether dst is written. */
+  readonly writes: boolean;
+  /** Bits of dst that are written by definition (for liveness): 128 for XMM. */
+  readonly bits: Bits | 128;
+  readonly flags: FlagUse;
+  /** Can fault, call out, or leave guest code: state must be precise before it. */
+  readonly leaves: boolean;
+  /** Ends the block: RIP is set. */
+  readonly terminates: boolean;
+  readonly emit: (g: OpGen) => void;
+}
+
+export interface OpTraits {
+  reads?: string;
+  writes?: boolean;
+  flags?: FlagUse;
+  leaves?: boolean;
+  terminates?: boolean;
+}
+
+const table: OpDef[] = [];
+const byName = new Map<string, OpDef>();
+
+/** Defines an operation; called while modules load. */
+export function defineOp(name: string, bits: Bits | 128, traits: OpTraits, emit: (g: OpGen) => void): OpDef {
+  if (byName.has(name)) throw new Error(`IR operation ${name} is defined twice`);
+  const def: OpDef = {
+    name,
+    id: table.length,
+    bits,
+    reads: traits.reads ?? 'ab',
+    writes: traits.writes ?? true,
+    flags: traits.flags ?? 'none',
+    leaves: traits.leaves ?? false,
+    terminates: traits.terminates ?? false,
+    emit,
+  };
+  table.push(def);
+  byName.set(name, def);
+  return def;
+}
+
+/** Every operation, by id. */
+export function ops(): readonly OpDef[] {
+  return table;
+}
+
+/** An operation by name. An unknown name is a programming error and throws. */
+export function op(name: string): OpDef {
+  const def = byName.get(name);
+  if (!def) throw new Error(`no IR operation ${name}`);
+  return def;
+}
+
+/** One IR operation with its operands. */
+export interface IrOp {
+  readonly def: OpDef;
+  dst: Loc;
+  a: Loc;
+  b: Loc;
+  /** Signed 32 bits. */
+  imm: number;
+  /** Unsigned 16 bits. */
+  c: number;
+  /** 64-bit constant of `const64`. */
+  wide: bigint;
+  /** What operation `callout` calls. */
+  callout: Callout | undefined;
+}

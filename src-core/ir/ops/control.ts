@@ -1,0 +1,117 @@
+import { I64, i32, i64 } from '../../wasm/opcodes.ts';
+import { DF_BIT } from '../../x86/bits.ts';
+import { VECTOR } from '../../x86/faults.ts';
+import { CTL, FLAGS_SYSTEM, RIP } from '../../x86/layout.ts';
+import { defineOp, type OpGen } from '../op.ts';
+import { CONDITIONS, pushCondition } from './flags.ts';
+
+/** Pushes RIP + imm, truncated to the code size: an address near this instruction. */
+function pushNear(g: OpGen, codeBits: 16 | 32 | 64): void {
+  g.state64(RIP);
+  g.imm64();
+  g.w.op(i64.add);
+  if (codeBits !== 64) g.w.i64Const(codeBits === 16 ? 0xffffn : 0xffffffffn).op(i64.and);
+}
+
+for (const codeBits of [16, 32, 64] as const) {
+  // dst = block start + imm: RIP-relative addresses and return addresses.
+  defineOp(`rip.${codeBits}`, 64, { reads: '' }, (g) => g.set(64, () => pushNear(g, codeBits)));
+
+  defineOp(`jmp.${codeBits}`, 64, { reads: '', writes: false, terminates: true }, (g) => {
+    g.jumpRelative(codeBits, () => g.imm32());
+  });
+  // Conditional: to block start + imm, else on to block start + c.
+  CONDITIONS.forEach((name, code) => {
+    defineOp(`j${name}.${codeBits}`, 64, { reads: '', writes: false, flags: 'read', terminates: true }, (g) => {
+      g.jumpRelative(codeBits, () => {
+        g.imm32();
+        g.c();
+        pushCondition(g, code);
+        g.w.select();
+      });
+    });
+  });
+  // The same on operand a (8 bits) being non-zero.
+  defineOp(`jif.${codeBits}`, 64, { reads: 'a', writes: false, terminates: true }, (g) => {
+    g.jumpRelative(codeBits, () => {
+      g.imm32();
+      g.c();
+      g.a(8);
+      g.w.select();
+    });
+  });
+  // Goes to block start + imm when counter a is zero, else on with the next operation (REP with nothing to do).
+  for (const bits of [16, 32, 64] as const) {
+    defineOp(`skipz.${bits}.${codeBits}`, 64, { reads: 'a', writes: false, leaves: true }, (g) => {
+      g.a(bits);
+      g.w.op(bits === 64 ? i64.eqz : i32.eqz).if();
+      g.jumpRelative(codeBits, () => g.imm32());
+      g.w.end();
+    });
+  }
+  // Ends the block at block start + imm and returns to the run loop, which looks for events.
+  defineOp(`end.${codeBits}`, 64, { reads: '', writes: false, terminates: true, leaves: true }, (g) => {
+    g.setState64(RIP, () => pushNear(g, codeBits));
+    g.leave();
+  });
+}
+
+// To the address in a (already truncated to the code size).
+defineOp('jind', 64, { reads: 'a', writes: false, terminates: true }, (g) => g.jumpAbsolute(() => g.a(64)));
+// RIP was set by a callout; returns to the run loop.
+defineOp('endrip', 64, { reads: '', writes: false, terminates: true, leaves: true }, (g) => g.leave());
+
+// #GP(0) unless a is canonical (a jump target in 64-bit code).
+defineOp('canonical', 64, { reads: 'a', writes: false, leaves: true }, (g) => {
+  const { w } = g;
+  const x = g.scratch(I64, 0);
+  g.a(64);
+  w.tee(x).i64Const(16n).op(i64.shl).i64Const(16n).op(i64.shr_s).get(x).op(i64.ne).if();
+  g.fault(VECTOR.GP, 0);
+  w.end();
+});
+// #GP(0) unless offset a (zero-extended) is within CS's limit.
+defineOp('codelimit', 64, { reads: 'a', writes: false, leaves: true }, (g) => {
+  const { w } = g;
+  g.a(64);
+  g.state32(CTL.codeLimit);
+  w.op(i64.extend_i32_u).op(i64.gt_u).if();
+  g.fault(VECTOR.GP, 0);
+  w.end();
+});
+
+// Raises exception imm with error code 0.
+defineOp('raise', 64, { reads: '', writes: false, leaves: true, terminates: true }, (g) => {
+  g.setState32(CTL.faultVector, () => g.imm32());
+  g.fault(-1, 0);
+});
+
+// Calls the callout named by the operation; its operands are this operation's.
+defineOp('callout', 64, { reads: 'abd', flags: 'readwrite', leaves: true }, (g) => g.calloutOfOp());
+
+// dst = imm, or -imm with DF set: the step of a string instruction.
+defineOp('step', 64, { reads: '' }, (g) => {
+  const { w } = g;
+  g.set(64, () => {
+    g.imm64();
+    w.i64Const(0n);
+    g.imm64();
+    w.op(i64.sub);
+    g.state32(FLAGS_SYSTEM);
+    w.i32Const(1 << DF_BIT).op(i32.and).op(i32.eqz).select();
+  });
+});
+
+// CLD and STD.
+defineOp('cld', 64, { reads: '', writes: false }, (g) => {
+  g.setState32(FLAGS_SYSTEM, () => {
+    g.state32(FLAGS_SYSTEM);
+    g.w.i32Const(~(1 << DF_BIT)).op(i32.and);
+  });
+});
+defineOp('std', 64, { reads: '', writes: false }, (g) => {
+  g.setState32(FLAGS_SYSTEM, () => {
+    g.state32(FLAGS_SYSTEM);
+    g.w.i32Const(1 << DF_BIT).op(i32.or);
+  });
+});

@@ -1,0 +1,183 @@
+import { i32, i64 } from '../../wasm/opcodes.ts';
+import type { Bits, OpGen } from '../op.ts';
+
+/**
+ * The arithmetic flags' two words (x86/layout.ts, FLAGS_RESULT and FLAGS_AUX) are made and read here only. A
+ * carry-out vector holds in each bit the carry (or borrow) out of that bit of an addition (or subtraction).
+ */
+
+/** Pushes operand local `r` (i32 or i64 by size) sign-extended to i64. */
+export function pushSigned(g: OpGen, bits: Bits, r: number): void {
+  g.w.get(r);
+  if (bits === 64) return;
+  g.w.op(i64.extend_i32_u);
+  g.w.op(bits === 8 ? i64.extend8_s : bits === 16 ? i64.extend16_s : i64.extend32_s);
+}
+
+/** The flags of a result whose carry-out vector `vector` pushes (i32, or i64 for 64 bits). */
+export function setFlagsFromCarries(g: OpGen, bits: Bits, result: number, vector: () => void): void {
+  const { w } = g;
+  g.setFlagsResult(() => pushSigned(g, bits, result));
+  g.setFlagsAux(() => {
+    if (bits === 32) {
+      vector();
+      w.i32Const(0xc0000008 | 0).op(i32.and);
+    } else if (bits === 64) {
+      const v = g.scratch(0x7e, 9);
+      vector();
+      w.tee(v).i64Const(32n).op(i64.shr_u).op(i32.wrap_i64).i32Const(0xc0000000 | 0).op(i32.and);
+      w.get(v).op(i32.wrap_i64).i32Const(8).op(i32.and).op(i32.or);
+    } else {
+      const v = g.scratch(0x7f, 9);
+      vector();
+      w.tee(v).i32Const(32 - bits).op(i32.shl).i32Const(0xc0000000 | 0).op(i32.and);
+      w.get(v).i32Const(8).op(i32.and).op(i32.or);
+    }
+  });
+}
+
+/** The flags of a logical result: CF, OF and AF clear. */
+export function setFlagsLogic(g: OpGen, bits: Bits, result: number): void {
+  g.setFlagsResult(() => pushSigned(g, bits, result));
+  g.setFlagsAux(() => g.w.i32Const(0));
+}
+
+/** Flags of a shift or multiply: result's SZP, AF clear, CF and OF as i32 0/1 from locals. */
+export function setFlagsResultCarryOverflow(g: OpGen, bits: Bits, result: number, carry: number, overflow: number): void {
+  g.setFlagsResult(() => pushSigned(g, bits, result));
+  g.setFlagsAux(() => pushCarryOverflowAux(g, carry, overflow));
+}
+
+/** Pushes an aux word with only CF and OF, from two i32 locals holding 0 or 1. */
+export function pushCarryOverflowAux(g: OpGen, carry: number, overflow: number): void {
+  const { w } = g;
+  w.get(carry).i32Const(31).op(i32.shl);
+  w.get(carry).get(overflow).op(i32.xor).i32Const(30).op(i32.shl).op(i32.or);
+}
+
+/** Replaces CF and OF (i32 locals, 0 or 1), keeping SF, ZF, AF, PF. */
+export function replaceCarryOverflow(g: OpGen, carry: number, overflow: number): void {
+  g.setFlagsAux(() => {
+    g.flagsAux();
+    g.w.i32Const(0x3fffffff).op(i32.and);
+    pushCarryOverflowAux(g, carry, overflow);
+    g.w.op(i32.or);
+  });
+}
+
+/** Pushes CF as i32 0 or 1. */
+export function pushCarry(g: OpGen): void {
+  g.flagsAux();
+  g.w.i32Const(31).op(i32.shr_u);
+}
+
+function pushOverflow(g: OpGen): void {
+  const aux = g.scratch(0x7f, 8);
+  g.flagsAux();
+  g.w.tee(aux).i32Const(31).op(i32.shr_u);
+  g.w.get(aux).i32Const(30).op(i32.shr_u).i32Const(1).op(i32.and).op(i32.xor);
+}
+
+function pushZero(g: OpGen): void {
+  g.flagsResult();
+  g.w.op(i64.eqz);
+}
+
+function pushSign(g: OpGen): void {
+  g.flagsResult();
+  g.w.i64Const(63n).op(i64.shr_u).op(i32.wrap_i64);
+  g.flagsAux();
+  g.w.i32Const(1).op(i32.and).op(i32.xor);
+}
+
+function pushParity(g: OpGen): void {
+  g.flagsResult();
+  g.w.op(i32.wrap_i64);
+  g.flagsAux();
+  g.w.i32Const(8).op(i32.shr_u).op(i32.xor).i32Const(0xff).op(i32.and).op(i32.popcnt);
+  g.w.i32Const(1).op(i32.and).op(i32.eqz);
+}
+
+/** Condition codes in encoding order (Intel SDM volume 1, appendix B). */
+export const CONDITIONS = ['o', 'no', 'b', 'ae', 'e', 'ne', 'be', 'a', 's', 'ns', 'p', 'np', 'l', 'ge', 'le', 'g'] as const;
+
+/** Pushes condition `code` (0..15) as i32 0 or 1. */
+export function pushCondition(g: OpGen, code: number): void {
+  const { w } = g;
+  switch (code >> 1) {
+    case 0:
+      pushOverflow(g);
+      break;
+    case 1:
+      pushCarry(g);
+      break;
+    case 2:
+      pushZero(g);
+      break;
+    case 3:
+      pushCarry(g);
+      pushZero(g);
+      w.op(i32.or);
+      break;
+    case 4:
+      pushSign(g);
+      break;
+    case 5:
+      pushParity(g);
+      break;
+    case 6:
+      pushSign(g);
+      pushOverflow(g);
+      w.op(i32.xor);
+      break;
+    default:
+      pushZero(g);
+      pushSign(g);
+      pushOverflow(g);
+      w.op(i32.xor).op(i32.or);
+  }
+  if ((code & 1) !== 0) w.op(i32.eqz);
+}
+
+/** Pushes the flags' images as RFLAGS bits (OSZAPC only), i32. */
+export function pushArithmeticFlags(g: OpGen): void {
+  const { w } = g;
+  pushCarry(g);
+  pushParity(g);
+  w.i32Const(2).op(i32.shl).op(i32.or);
+  g.flagsAux();
+  w.i32Const(8).op(i32.and).i32Const(1).op(i32.shl).op(i32.or);
+  pushZero(g);
+  w.i32Const(6).op(i32.shl).op(i32.or);
+  pushSign(g);
+  w.i32Const(7).op(i32.shl).op(i32.or);
+  pushOverflow(g);
+  w.i32Const(11).op(i32.shl).op(i32.or);
+}
+
+/** Sets OSZAPC from RFLAGS bits in i32 local `value`. */
+export function setArithmeticFlags(g: OpGen, value: number): void {
+  const { w } = g;
+  const bit = (shift: number): void => {
+    w.get(value).i32Const(shift).op(i32.shr_u).i32Const(1).op(i32.and);
+  };
+  // Result 0 where ZF is wanted, else 1; the deltas correct SF and PF (see Cpu.rflags).
+  g.setFlagsResult(() => {
+    bit(6);
+    w.op(i32.eqz).op(i64.extend_i32_u);
+  });
+  g.setFlagsAux(() => {
+    bit(0);
+    w.i32Const(31).op(i32.shl);
+    bit(0);
+    bit(11);
+    w.op(i32.xor).i32Const(30).op(i32.shl).op(i32.or);
+    bit(4);
+    w.i32Const(3).op(i32.shl).op(i32.or);
+    bit(2);
+    bit(6);
+    w.op(i32.xor).i32Const(8).op(i32.shl).op(i32.or);
+    bit(7);
+    w.op(i32.or);
+  });
+}
