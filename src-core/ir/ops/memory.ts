@@ -1,6 +1,7 @@
 import { I32, I64, V128, i32, i64 } from '../../wasm/opcodes.ts';
 import { segmentAccess } from '../../x86/segment-access.ts';
 import { ATTR_P, ATTR_S, ATTR_UNUSABLE, TYPE_CODE, TYPE_EXPAND_DOWN, TYPE_WRITABLE } from '../../x86/bits.ts';
+import { VECTOR } from '../../x86/faults.ts';
 import { SEG_FIELD } from '../../x86/layout.ts';
 import { defineOp, type OpGen } from '../op.ts';
 import { SIZES } from './arithmetic.ts';
@@ -94,6 +95,20 @@ for (const width of [32, 64] as const) {
     g.b128();
     g.w.set(value);
     g.store(at, 16, value);
+  });
+}
+
+for (const width of [32, 64] as const) {
+  // #AC(0) unless a + imm is a multiple of c + 1.
+  defineOp(`align.a${width}`, 64, { reads: 'a', writes: false, leaves: true }, (g) => {
+    const { w } = g;
+    g.a(32);
+    g.imm32();
+    w.op(i32.add);
+    g.c();
+    w.op(i32.and).if();
+    g.fault(VECTOR.AC, 0);
+    w.end();
   });
 }
 

@@ -1,0 +1,59 @@
+/** Why wasm code returned to TypeScript. */
+export const EXIT = {
+  /** No block is known for RIP in this mode. */
+  miss: 0,
+  /** The next block has more instructions than the budget allows. */
+  budget: 1,
+  /** CTL.faultVector/faultCode at CTL.exitUop. */
+  fault: 2,
+  /** A block ended with a request to look for events. */
+  check: 3,
+  /** The next block may run past CS.limit. */
+  limit: 4,
+} as const;
+
+/** A block of micro-ops: a header of 16 bytes, then the micro-ops. */
+export const BLOCK = {
+  /** u32: guest instructions in the block. */
+  count: 0,
+  /** u32: bytes of guest code. */
+  bytes: 4,
+  /** u32: index into the engine's list of blocks. */
+  id: 8,
+  header: 16,
+} as const;
+
+/** One micro-op: an IR operation with its operands, 16 bytes. */
+export const UOP = {
+  /** u16: IR operation id. */
+  op: 0,
+  /** u16 */
+  dst: 2,
+  /** u16 */
+  a: 4,
+  /** u16 */
+  b: 6,
+  /** i32 */
+  imm: 8,
+  /** u16 */
+  c: 12,
+  /** u16: callout id of `callout`. */
+  callout: 14,
+  /** u64 of `const64`: takes the place of a, b and imm. */
+  wide: 4,
+  size: 16,
+} as const;
+
+/** The block lookup table: entries of 16 bytes {u32 arena address of the code, u32 mode key, u32 block, -}. */
+export const LOOKUP = {
+  entries: 65536,
+  entrySize: 16,
+  code: 0,
+  mode: 4,
+  block: 8,
+} as const;
+
+/** Index of a block's entry. The wasm dispatch computes the same. */
+export function lookupIndex(code: number, modeKey: number): number {
+  return (code ^ (code >>> 13) ^ Math.imul(modeKey, 0x9e3779b1)) & (LOOKUP.entries - 1);
+}

@@ -1,0 +1,378 @@
+import { ARENA } from '../../../machine/arena.ts';
+import { type Bits, type OpDef, type OpGen, ops } from '../../../ir/op.ts';
+import '../../../ir/ops/index.ts';
+import { I32, I64, V128, type ValueType, i32, i64, v128 } from '../../../wasm/opcodes.ts';
+import { CodeWriter, ModuleWriter } from '../../../wasm/writer.ts';
+import type { Callout } from '../../../x86/callout.ts';
+import { CTL, FLAGS_AUX, FLAGS_RESULT, RIP, TLB } from '../../../x86/layout.ts';
+import { BLOCK, EXIT, LOOKUP, UOP } from '../exit.ts';
+
+/** What the interpreter calls in TypeScript. All return 0 to go on, 1 when a fault was recorded. */
+export interface InterpreterImports {
+  /** Linear address in halves, size and ACCESS_INFO; the value comes in CTL.slowValue or slowWide. */
+  slowLoad(lo: number, hi: number, info: number): number;
+  /** The same; the value is in CTL.slowValue or slowWide. */
+  slowStore(lo: number, hi: number, info: number): number;
+  /** Callout id, arena address of the micro-op. */
+  callout(id: number, uop: number): number;
+}
+
+/** Imported functions' indices. */
+interface Imports {
+  slowLoad: number;
+  slowStore: number;
+  callout: number;
+}
+
+/**
+ * Emits operations for the interpreter: operands are read through the fields of the micro-op at local `pc`, results go
+ * straight to the vCPU state.
+ */
+class InterpreterGen implements OpGen {
+  readonly w: CodeWriter;
+  readonly #pc: number;
+  readonly #imports: Imports;
+  readonly #scratch = new Map<string, number>();
+  /** Branch depth inside the dispatch loop, set by the generator. */
+  dispatchDepth = 0;
+
+  constructor(w: CodeWriter, pc: number, imports: Imports) {
+    this.w = w;
+    this.#pc = pc;
+    this.#imports = imports;
+  }
+
+  /** Pushes the location in a micro-op's field. */
+  #field(offset: number): void {
+    this.w.get(this.#pc).mem(i32.load16_u, offset);
+  }
+
+  #read(field: number, bits: Bits): void {
+    this.#field(field);
+    this.w.mem(bits === 8 ? i32.load8_u : bits === 16 ? i32.load16_u : bits === 32 ? i32.load : i64.load);
+  }
+
+  a(bits: Bits): void {
+    this.#read(UOP.a, bits);
+  }
+  b(bits: Bits): void {
+    this.#read(UOP.b, bits);
+  }
+  dst(bits: Bits): void {
+    this.#read(UOP.dst, bits);
+  }
+  #half(field: number, offset: number): void {
+    this.#field(field);
+    this.w.mem(i64.load, offset);
+  }
+  aHalf(offset: number): void {
+    this.#half(UOP.a, offset);
+  }
+  bHalf(offset: number): void {
+    this.#half(UOP.b, offset);
+  }
+  #wide(field: number): void {
+    this.#field(field);
+    this.w.mem(v128.load);
+  }
+  a128(): void {
+    this.#wide(UOP.a);
+  }
+  b128(): void {
+    this.#wide(UOP.b);
+  }
+  dst128(): void {
+    this.#wide(UOP.dst);
+  }
+
+  set(bits: Bits, value: () => void): void {
+    this.#field(UOP.dst);
+    value();
+    if (bits === 8) this.w.mem(i32.store8);
+    else if (bits === 16) this.w.mem(i32.store16);
+    else if (bits === 32) this.w.op(i64.extend_i32_u).mem(i64.store);
+    else this.w.mem(i64.store);
+  }
+  set128(value: () => void): void {
+    this.#field(UOP.dst);
+    value();
+    this.w.mem(v128.store);
+  }
+  setHalf(offset: number, value: () => void): void {
+    this.#field(UOP.dst);
+    value();
+    this.w.mem(i64.store, offset);
+  }
+
+  imm32(): void {
+    this.w.get(this.#pc).mem(i32.load, UOP.imm);
+  }
+  imm64(): void {
+    this.w.get(this.#pc).mem(i64.load32_s, UOP.imm);
+  }
+  wide(): void {
+    this.w.get(this.#pc).mem(i64.load, UOP.wide);
+  }
+  c(): void {
+    this.#field(UOP.c);
+  }
+
+  scratch(type: ValueType, n: number): number {
+    const key = `${type}.${n}`;
+    let local = this.#scratch.get(key);
+    if (local === undefined) this.#scratch.set(key, (local = this.w.local(type)));
+    return local;
+  }
+
+  flagsResult(): void {
+    this.state64(FLAGS_RESULT);
+  }
+  flagsAux(): void {
+    this.state32(FLAGS_AUX);
+  }
+  setFlagsResult(value: () => void): void {
+    this.setState64(FLAGS_RESULT, value);
+  }
+  setFlagsAux(value: () => void): void {
+    this.setState32(FLAGS_AUX, value);
+  }
+  state32(offset: number): void {
+    this.w.i32Const(0).mem(i32.load, offset);
+  }
+  state64(offset: number): void {
+    this.w.i32Const(0).mem(i64.load, offset);
+  }
+  setState32(offset: number, value: () => void): void {
+    this.w.i32Const(0);
+    value();
+    this.w.mem(i32.store, offset);
+  }
+  setState64(offset: number, value: () => void): void {
+    this.w.i32Const(0);
+    value();
+    this.w.mem(i64.store, offset);
+  }
+
+  #exitHere(reason: number): void {
+    this.setState32(CTL.exitUop, () => this.w.get(this.#pc));
+    this.w.i32Const(reason).return();
+  }
+
+  fault(vector: number, errorCode: number): void {
+    if (vector >= 0) this.setState32(CTL.faultVector, () => this.w.i32Const(vector));
+    this.setState32(CTL.faultCode, () => this.w.i32Const(errorCode));
+    this.#exitHere(EXIT.fault);
+  }
+
+  /** Leaves with the fault that an imported function recorded, if the status on the stack says so. */
+  #leaveIfFaulted(): void {
+    this.w.if();
+    this.#exitHere(EXIT.fault);
+    this.w.end();
+  }
+
+  callout(callout: Callout): void {
+    this.setState32(CTL.exitUop, () => this.w.get(this.#pc));
+    this.w.i32Const(callout.id).get(this.#pc).call(this.#imports.callout);
+    this.#leaveIfFaulted();
+  }
+  calloutOfOp(): void {
+    this.setState32(CTL.exitUop, () => this.w.get(this.#pc));
+    this.#field(UOP.callout);
+    this.w.get(this.#pc).call(this.#imports.callout);
+    this.#leaveIfFaulted();
+  }
+
+  /** Leaves the TLB entry's arena address in scratch and pushes whether its tag allows the access. */
+  #probe(address: number, bytes: number, tag: number, entry: number): void {
+    const { w } = this;
+    w.get(address).i64Const(12n).op(i64.shr_u).op(i32.wrap_i64).i32Const(TLB.entries - 1).op(i32.and);
+    w.i32Const(Math.log2(TLB.entrySize)).op(i32.shl);
+    this.state32(CTL.tlbBank);
+    w.op(i32.add).tee(entry).mem(i64.load, tag);
+    w.get(address);
+    if (bytes > 1) w.i64Const(BigInt(bytes - 1)).op(i64.add);
+    w.i64Const(-4096n).op(i64.and).op(i64.eq);
+  }
+
+  #host(address: number, entry: number): void {
+    this.w.get(address).op(i32.wrap_i64).get(entry).mem(i32.load, TLB.addend).op(i32.add);
+  }
+
+  #slowArguments(address: number, bytes: number): void {
+    const { w } = this;
+    w.get(address).op(i32.wrap_i64).get(address).i64Const(32n).op(i64.shr_u).op(i32.wrap_i64);
+    this.#field(UOP.c);
+    w.i32Const(bytes).op(i32.or);
+  }
+
+  load(address: number, bytes: 1 | 2 | 4 | 8 | 16, forWrite: boolean): void {
+    const { w } = this;
+    const entry = this.scratch(I32, 10);
+    const type = bytes === 16 ? V128 : bytes === 8 ? I64 : I32;
+    this.#probe(address, bytes, forWrite ? TLB.writeTag : TLB.readTag, entry);
+    if (bytes === 16) this.#alignedOrAny(address);
+    w.if(type);
+    this.#host(address, entry);
+    w.mem(bytes === 16 ? v128.load : bytes === 8 ? i64.load : bytes === 4 ? i32.load : bytes === 2 ? i32.load16_u : i32.load8_u);
+    w.else();
+    this.setState32(CTL.exitUop, () => w.get(this.#pc));
+    this.#slowArguments(address, bytes);
+    w.call(this.#imports.slowLoad);
+    this.#leaveIfFaulted();
+    w.i32Const(0);
+    if (bytes === 16) w.mem(v128.load, CTL.slowWide);
+    else w.mem(bytes === 8 ? i64.load : bytes === 4 ? i32.load : bytes === 2 ? i32.load16_u : i32.load8_u, CTL.slowValue);
+    w.end();
+  }
+
+  /** 16-byte accesses: ANDs in that the address is aligned where field c asks for it; the slow path raises the fault. */
+  #alignedOrAny(address: number): void {
+    const { w } = this;
+    this.#field(UOP.c);
+    w.i32Const(10).op(i32.shr_u).i32Const(1).op(i32.and);
+    w.get(address).op(i32.wrap_i64).i32Const(15).op(i32.and).i32Const(0).op(i32.ne);
+    w.op(i32.and).op(i32.eqz).op(i32.and);
+  }
+
+  store(address: number, bytes: 1 | 2 | 4 | 8 | 16, value: number): void {
+    const { w } = this;
+    const entry = this.scratch(I32, 10);
+    this.#probe(address, bytes, TLB.writeTag, entry);
+    if (bytes === 16) this.#alignedOrAny(address);
+    w.if();
+    this.#host(address, entry);
+    w.get(value);
+    w.mem(bytes === 16 ? v128.store : bytes === 8 ? i64.store : bytes === 4 ? i32.store : bytes === 2 ? i32.store16 : i32.store8);
+    w.else();
+    this.setState32(CTL.exitUop, () => w.get(this.#pc));
+    w.i32Const(0).get(value);
+    if (bytes === 16) w.mem(v128.store, CTL.slowWide);
+    else w.mem(bytes === 8 ? i64.store : i32.store, CTL.slowValue);
+    this.#slowArguments(address, bytes);
+    w.call(this.#imports.slowStore);
+    this.#leaveIfFaulted();
+    w.end();
+  }
+
+  jumpRelative(codeBits: 16 | 32 | 64, offset: () => void): void {
+    this.setState64(RIP, () => {
+      this.state64(RIP);
+      offset();
+      this.w.op(i64.extend_i32_s).op(i64.add);
+      if (codeBits !== 64) this.w.i64Const(codeBits === 16 ? 0xffffn : 0xffffffffn).op(i64.and);
+    });
+    this.w.br(this.w.depth - this.dispatchDepth);
+  }
+  jumpAbsolute(target: () => void): void {
+    this.setState64(RIP, target);
+    this.w.br(this.w.depth - this.dispatchDepth);
+  }
+  leave(): void {
+    this.w.i32Const(EXIT.check).return();
+  }
+}
+
+/**
+ * Generates the interpreter: one function `run(block) -> EXIT reason` that executes the block at that arena address
+ * (0: the one RIP leads to) and those that follow, until something needs TypeScript.
+ */
+export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer> {
+  const module = new ModuleWriter();
+  const imports: Imports = {
+    slowLoad: module.importFunction('slowLoad', [I32, I32, I32], [I32]),
+    slowStore: module.importFunction('slowStore', [I32, I32, I32], [I32]),
+    callout: module.importFunction('callout', [I32, I32], [I32]),
+  };
+  const run = module.declare([I32], [I32]);
+  const w = new CodeWriter(1);
+  const block = 0;
+  const pc = w.local(I32);
+  const g = new InterpreterGen(w, pc, imports);
+
+  w.loop();
+  g.dispatchDepth = w.depth;
+  emitDispatch(g, block);
+  // The block's instructions are paid for at its entry; a fault gives back what was not executed.
+  const left = g.scratch(I32, 0);
+  g.state32(CTL.budget);
+  w.get(block).mem(i32.load, BLOCK.count).op(i32.sub).tee(left).i32Const(0).op(i32.lt_s).if();
+  w.i32Const(EXIT.budget).return();
+  w.end();
+  g.setState32(CTL.budget, () => w.get(left));
+  g.setState32(CTL.currentBlock, () => w.get(block));
+  w.get(block).i32Const(BLOCK.header).op(i32.add).set(pc);
+  // The next dispatch looks its block up.
+  w.i32Const(0).set(block);
+  w.loop();
+  const uopDepth = w.depth;
+  const defs: readonly OpDef[] = ops();
+  for (let i = 0; i < defs.length + 1; i++) w.block();
+  w.get(pc).mem(i32.load16_u, UOP.op);
+  w.brTable(
+    defs.map((_, index) => index),
+    defs.length,
+  );
+  w.end();
+  for (const def of defs) {
+    def.emit(g);
+    if (def.terminates) w.unreachable();
+    else {
+      w.get(pc).i32Const(UOP.size).op(i32.add).set(pc);
+      w.br(w.depth - uopDepth);
+    }
+    w.end();
+  }
+  w.unreachable();
+  w.end();
+  w.end();
+  w.unreachable();
+  module.define(run, w);
+  module.export('run', run);
+  return module.finish(memoryPages);
+}
+
+/** Finds the block for RIP unless one was given, or returns EXIT.miss; checks CS.limit. */
+function emitDispatch(g: InterpreterGen, block: number): void {
+  const { w } = g;
+  const linear = g.scratch(I64, 0);
+  const entry = g.scratch(I32, 1);
+  const code = g.scratch(I32, 2);
+  w.get(block).op(i32.eqz).if();
+  g.state64(RIP);
+  g.state64(CTL.codeBase);
+  w.op(i64.add).set(linear);
+  g.state64(CTL.codeBase);
+  w.op(i64.eqz).op(i32.eqz).if();
+  w.get(linear).i64Const(0xffffffffn).op(i64.and).set(linear);
+  w.end();
+  w.get(linear).i64Const(12n).op(i64.shr_u).op(i32.wrap_i64).i32Const(TLB.entries - 1).op(i32.and);
+  w.i32Const(Math.log2(TLB.entrySize)).op(i32.shl);
+  g.state32(CTL.tlbBank);
+  w.op(i32.add).tee(entry).mem(i64.load, TLB.execTag);
+  w.get(linear).i64Const(-4096n).op(i64.and).op(i64.ne).if();
+  w.i32Const(EXIT.miss).return();
+  w.end();
+  w.get(linear).op(i32.wrap_i64).get(entry).mem(i32.load, TLB.addend).op(i32.add).set(code);
+  // lookupIndex()
+  w.get(code).get(code).i32Const(13).op(i32.shr_u).op(i32.xor);
+  g.state32(CTL.modeKey);
+  w.i32Const(0x9e3779b1 | 0).op(i32.mul).op(i32.xor).i32Const(LOOKUP.entries - 1).op(i32.and);
+  w.i32Const(Math.log2(LOOKUP.entrySize)).op(i32.shl).tee(entry);
+  w.mem(i32.load, ARENA.blockTable + LOOKUP.code).get(code).op(i32.ne);
+  w.get(entry).mem(i32.load, ARENA.blockTable + LOOKUP.mode);
+  g.state32(CTL.modeKey);
+  w.op(i32.ne).op(i32.or).if();
+  w.i32Const(EXIT.miss).return();
+  w.end();
+  w.get(entry).mem(i32.load, ARENA.blockTable + LOOKUP.block).set(block);
+  g.state64(RIP);
+  w.get(block).mem(i64.load32_u, BLOCK.bytes).op(i64.add).i64Const(1n).op(i64.sub);
+  g.state32(CTL.codeLimit);
+  w.op(i64.extend_i32_u).op(i64.gt_u);
+  g.state32(CTL.codeLimit);
+  w.i32Const(-1).op(i32.ne).op(i32.and).if();
+  w.i32Const(EXIT.limit).return();
+  w.end();
+  w.end();
+}

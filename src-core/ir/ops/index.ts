@@ -1,0 +1,5 @@
+/** Importing this defines every IR operation. */
+import './arithmetic.ts';
+import './bits.ts';
+import './control.ts';
+import './memory.ts';
