@@ -36,6 +36,10 @@ export default tseslint.config(
       '@typescript-eslint/no-unnecessary-condition': ['error', { allowConstantLoopConditions: true }],
       // Static-only classes and `void` types in unions are rejected; `while (true)` is not.
       'no-constant-condition': ['error', { checkLoops: false }],
+      '@typescript-eslint/no-unused-vars': [
+        'error',
+        { argsIgnorePattern: '^_', varsIgnorePattern: '^_', caughtErrors: 'all' },
+      ],
       'no-console': 'error',
       eqeqeq: 'error',
     },

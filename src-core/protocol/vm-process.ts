@@ -12,12 +12,13 @@ const port = z.union([z.literal(0), z.literal(1)]);
 const none = z.object({}).strict();
 
 export const vmProcessRequests = {
-  /** Builds the machine and lets it run. Comes once, first. */
+  /** Builds the machine and, unless `paused`, lets it run. Comes once, first. */
   start: {
     params: z.object({
       config: vmConfigSchema,
       /** Start from this snapshot file instead of booting. */
       snapshotPath: z.string().nullable(),
+      paused: z.boolean(),
     }),
     result: none,
   },
@@ -32,8 +33,6 @@ export const vmProcessRequests = {
   serialAck: { params: z.object({ port, length: z.number().int().nonnegative() }), result: none },
   /** Writes the machine's state to a new file, synced to disk under its final name. The machine goes on as it was. */
   saveSnapshot: { params: z.object({ path: z.string() }), result: z.object({ sizeBytes: z.number() }) },
-  /** The latest counters, now. */
-  statistics: { params: none, result: none },
 } as const;
 
 export type VmProcessRequest = keyof typeof vmProcessRequests;

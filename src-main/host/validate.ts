@@ -1,0 +1,78 @@
+import { isAbsolute } from 'node:path';
+import type { FieldError } from '../../src-core/protocol/messages.ts';
+import { vmConfigSchema, type VmConfig } from '../../src-core/protocol/vm.ts';
+import { checkFile, LoadError } from '../load.ts';
+import { engineInfos } from './engines.ts';
+
+/**
+ * All errors of a configuration, field by field: its form, the files it names, and whether they fit together.
+ * @param others names of the other VMs, which this one's must differ from.
+ */
+export function validateConfig(config: unknown, others: readonly string[]): FieldError[] {
+  const parsed = vmConfigSchema.safeParse(config);
+  if (parsed.success) return checkContent(parsed.data, others);
+  const seen = new Set<string>();
+  const errors: FieldError[] = [];
+  for (const { path, message } of parsed.error.issues) {
+    const field = path.map(String).join('.') || 'config';
+    // The first thing wrong with a field is enough to read.
+    if (!seen.has(field)) errors.push({ field, message });
+    seen.add(field);
+  }
+  return errors;
+}
+
+function checkContent(config: VmConfig, others: readonly string[]): FieldError[] {
+  const errors: FieldError[] = [];
+  if (others.includes(config.name)) {
+    errors.push({ field: 'name', message: 'another virtual machine has this name' });
+  }
+  if (config.kernel === null && config.firmware === null) {
+    errors.push({
+      field: 'kernel',
+      message: 'a kernel is needed',
+      hint: 'Choose a kernel, or a firmware image to boot from.',
+    });
+  }
+  if (config.kernel === null && config.initrd !== null) {
+    errors.push({ field: 'initrd', message: 'an initial RAM disk needs a kernel' });
+  }
+  checkPath(errors, 'kernel', config.kernel, 'kernel');
+  const initrdBytes = checkPath(errors, 'initrd', config.initrd, 'initial RAM disk');
+  checkPath(errors, 'firmware', config.firmware, 'firmware');
+  config.modules.forEach(({ path }, index) => checkPath(errors, `modules.${index}.path`, path, 'module'));
+  const memoryBytes = config.memoryMib * 1024 * 1024;
+  if (initrdBytes !== undefined && initrdBytes >= memoryBytes) {
+    errors.push({
+      field: 'initrd',
+      message: `has ${Math.ceil(initrdBytes / 1024 ** 2)} MiB, more than the guest's memory of ${config.memoryMib} MiB`,
+      hint: 'Give the virtual machine more memory.',
+    });
+  }
+  const engine = engineInfos().find(({ kind }) => kind === config.engine);
+  if (engine?.available !== true) {
+    errors.push({ field: 'engine', message: engine?.detail ?? 'this engine is unknown' });
+  }
+  return errors;
+}
+
+/** The file's size when there is one and nothing is wrong with it. */
+function checkPath(
+  errors: FieldError[],
+  field: string,
+  path: string | null,
+  what: string,
+): number | undefined {
+  if (path === null) return undefined;
+  if (!isAbsolute(path)) {
+    errors.push({ field, message: 'the path must be absolute' });
+    return undefined;
+  }
+  try {
+    return checkFile(path, what).size;
+  } catch (error) {
+    if (!(error instanceof LoadError)) throw error;
+    errors.push({ field, message: error.message, ...(error.hint === undefined ? {} : { hint: error.hint }) });
+    return undefined;
+  }
+}
