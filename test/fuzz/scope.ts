@@ -1,0 +1,125 @@
+/**
+ * What is fuzzed and what is not: the instruction set extensions Switchyard implements, and the instructions of
+ * these that can't be compared with a process on the host, each with the reason.
+ */
+import { Code, CodeExt, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpCodeOperandKind } from 'iced-x86';
+import type { OpCodeInfo } from 'iced-x86';
+
+/** Extensions in the CPUID model shown to guests. */
+const IMPLEMENTED = new Set<CpuidFeature>([
+  CpuidFeature.INTEL8086,
+  CpuidFeature.INTEL186,
+  CpuidFeature.INTEL286,
+  CpuidFeature.INTEL386,
+  CpuidFeature.INTEL486,
+  CpuidFeature.X64,
+  CpuidFeature.PAUSE,
+  CpuidFeature.FPU,
+  CpuidFeature.FPU287,
+  CpuidFeature.FPU387,
+  CpuidFeature.CMOV,
+  CpuidFeature.CX8,
+  CpuidFeature.CMPXCHG16B,
+  CpuidFeature.MMX,
+  CpuidFeature.FXSR,
+  CpuidFeature.SSE,
+  CpuidFeature.SSE2,
+  CpuidFeature.SSE3,
+  CpuidFeature.SSSE3,
+  CpuidFeature.SSE4_1,
+  CpuidFeature.SSE4_2,
+  CpuidFeature.POPCNT,
+  CpuidFeature.CLFSH,
+  CpuidFeature.MULTIBYTENOP,
+  CpuidFeature.PREFETCHW,
+  CpuidFeature.MSR,
+  CpuidFeature.CET_IBT,
+]);
+
+const LOADS_SEGMENT = 'loads a segment from the host kernel’s tables; covered by the system test guests';
+
+/** Instructions left out, by mnemonic, with the reason. */
+export const EXCLUDED: ReadonlyMap<Mnemonic, string> = new Map<Mnemonic, string>([
+  [Mnemonic.Syscall, 'enters the host kernel'],
+  [Mnemonic.Sysenter, 'enters the host kernel'],
+  [Mnemonic.Cpuid, 'the result is the host processor, not the model shown to guests'],
+  [Mnemonic.Rdtsc, 'a clock'],
+  [Mnemonic.Rdpmc, 'a counter; CR4.PCE is the host kernel’s'],
+  [Mnemonic.Sgdt, 'emulated by the host kernel (UMIP)'],
+  [Mnemonic.Sidt, 'emulated by the host kernel (UMIP)'],
+  [Mnemonic.Sldt, 'emulated by the host kernel (UMIP)'],
+  [Mnemonic.Str, 'emulated by the host kernel (UMIP)'],
+  [Mnemonic.Smsw, 'emulated by the host kernel (UMIP)'],
+  [Mnemonic.Lar, 'reads the host kernel’s GDT; covered by the system test guests'],
+  [Mnemonic.Lsl, 'reads the host kernel’s GDT; covered by the system test guests'],
+  [Mnemonic.Verr, 'reads the host kernel’s GDT; covered by the system test guests'],
+  [Mnemonic.Verw, 'reads the host kernel’s GDT; covered by the system test guests'],
+  [Mnemonic.Lds, LOADS_SEGMENT],
+  [Mnemonic.Les, LOADS_SEGMENT],
+  [Mnemonic.Lss, LOADS_SEGMENT],
+  [Mnemonic.Lfs, LOADS_SEGMENT],
+  [Mnemonic.Lgs, LOADS_SEGMENT],
+  [Mnemonic.Retf, LOADS_SEGMENT],
+  [Mnemonic.Iret, LOADS_SEGMENT],
+  [Mnemonic.Iretd, LOADS_SEGMENT],
+  [Mnemonic.Iretq, LOADS_SEGMENT],
+  [Mnemonic.Int1, 'the host kernel reports no vector for it'],
+]);
+
+const VENDOR_NOPS = new Set<Code>([
+  Code.Reservednop_rm16_r16_0F0D,
+  Code.Reservednop_rm32_r32_0F0D,
+  Code.Reservednop_rm64_r64_0F0D,
+]);
+
+const SEGMENT_OPERANDS = new Set<OpCodeOperandKind>([
+  OpCodeOperandKind.seg_reg,
+  OpCodeOperandKind.es,
+  OpCodeOperandKind.cs,
+  OpCodeOperandKind.ss,
+  OpCodeOperandKind.ds,
+  OpCodeOperandKind.fs,
+  OpCodeOperandKind.gs,
+]);
+
+/** MOV Sreg and POP Sreg, far JMP and CALL. */
+function loadsSegment(info: OpCodeInfo): boolean {
+  if (info.mnemonic === Mnemonic.Mov || info.mnemonic === Mnemonic.Pop)
+    return SEGMENT_OPERANDS.has(info.op0Kind);
+  if (info.mnemonic !== Mnemonic.Jmp && info.mnemonic !== Mnemonic.Call) return false;
+  return /:|ptr16/.test(info.instructionString);
+}
+
+/** Why each code seen so far is left out, null when it is not. */
+const reasons = new Map<Code, string | null>();
+
+function findReason(code: Code): string | null {
+  const info = CodeExt.opCode(code);
+  const instruction = new Instruction();
+  try {
+    instruction.code = code;
+    if (!info.isInstruction) return 'not an instruction';
+    if (info.encoding !== EncodingKind.Legacy) return 'VEX, EVEX or XOP encoding: not implemented';
+    if (info.fwait) return 'two instructions (FWAIT and the rest), each tested by itself';
+    for (const feature of instruction.cpuidFeatures())
+      if (!IMPLEMENTED.has(feature)) return `not implemented (${CpuidFeature[feature]})`;
+    if (code === Code.Ud0) return 'the same opcode as the forms of UD0 with operands';
+    if (VENDOR_NOPS.has(code)) return 'AMD and Intel differ: 0F 0D with a register (#UD or NOP)';
+    const excluded = EXCLUDED.get(info.mnemonic);
+    if (excluded !== undefined) return excluded;
+    return loadsSegment(info) ? LOADS_SEGMENT : null;
+  } finally {
+    instruction.free();
+    info.free();
+  }
+}
+
+/** Why a code is not fuzzed, or undefined when it is. */
+export function exclusion(code: Code): string | undefined {
+  let reason = reasons.get(code);
+  if (reason === undefined) {
+    reason = findReason(code);
+    reasons.set(code, reason);
+  }
+  return reason ?? undefined;
+}
