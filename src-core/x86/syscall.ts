@@ -1,0 +1,97 @@
+import {
+  ATTR_DB,
+  ATTR_G,
+  ATTR_L,
+  ATTR_P,
+  ATTR_S,
+  EFER_SCE,
+  FLAG_IF,
+  FLAG_RF,
+  FLAG_VM,
+  FLAGS_FIXED,
+} from './bits.ts';
+import type { Cpu } from './cpu.ts';
+import { writeSegment } from './descriptors.ts';
+import { gp, ud } from './faults.ts';
+import { FLAGS_SYSTEM, MSR, RCX, RDX, RIP, RSP } from './layout.ts';
+import { SEGMENT } from './segmentation.ts';
+import { getSigned, isCanonical, setSigned } from './words.ts';
+
+/** Readable, accessed code and writable, accessed data; present, 4 KiB granular. */
+const CODE = 0xb | ATTR_S | ATTR_P | ATTR_G;
+const DATA = 0x3 | ATTR_S | ATTR_P | ATTR_G | ATTR_DB;
+/** RFLAGS bits SYSRET takes from R11. */
+const SYSRET_FLAGS = 0x3c7fd7;
+const R11 = 11;
+
+/** Flat CS and SS for privilege level `level`, as the fast system call instructions load them: from no table. */
+function loadFlatCode(cpu: Cpu, selector: number, level: number, size: typeof ATTR_L | typeof ATTR_DB): void {
+  writeSegment(cpu, SEGMENT.cs, selector, CODE | size | (level << 5), 0xffffffff, 0);
+}
+function loadFlatStack(cpu: Cpu, selector: number, level: number): void {
+  writeSegment(cpu, SEGMENT.ss, selector, DATA | (level << 5), 0xffffffff, 0);
+}
+
+/** SYSCALL (Intel SDM volume 2): #UD outside 64-bit mode, as on Intel's processors. `next` is the address after it. */
+export function syscall(cpu: Cpu, next: number): void {
+  if (!cpu.code64 || (cpu.efer & EFER_SCE) === 0) throw ud();
+  setSigned(cpu, RCX, next);
+  const flags = cpu.rflags;
+  cpu.setGpr32(R11, flags);
+  cpu.rflags = flags & ~cpu.get32(MSR.sfmask) & ~FLAG_RF;
+  const selector = cpu.get32(MSR.star + 4) & 0xfffc;
+  loadFlatCode(cpu, selector, 0, ATTR_L);
+  loadFlatStack(cpu, selector + 8, 0);
+  cpu.setCpl(0);
+  setSigned(cpu, RIP, getSigned(cpu, MSR.lstar));
+  cpu.updateMode();
+}
+
+/** SYSRET (Intel SDM volume 2), to 64-bit code with a 64-bit operand size, else to compatibility mode. */
+export function sysret(cpu: Cpu, operandSize: number): void {
+  if (!cpu.code64 || (cpu.efer & EFER_SCE) === 0) throw ud();
+  if (cpu.cpl !== 0) throw gp();
+  const to64 = operandSize === 64;
+  const target = getSigned(cpu, RCX);
+  if (to64 && !isCanonical(target)) throw gp();
+  const selector = cpu.get32(MSR.star + 4) >>> 16;
+  cpu.rflags = (cpu.gpr32(R11) & SYSRET_FLAGS) | FLAGS_FIXED;
+  loadFlatCode(cpu, (to64 ? selector + 16 : selector) | 3, 3, to64 ? ATTR_L : ATTR_DB);
+  loadFlatStack(cpu, (selector + 8) | 3, 3);
+  cpu.setCpl(3);
+  setSigned(cpu, RIP, to64 ? target : target >>> 0);
+  cpu.updateMode();
+}
+
+/** SYSENTER (Intel SDM volume 2). */
+export function sysenter(cpu: Cpu): void {
+  const selector = cpu.get32(MSR.sysenterCs) & 0xfffc;
+  if (!cpu.protectedMode || selector === 0) throw gp();
+  const long = cpu.longMode;
+  cpu.set32(FLAGS_SYSTEM, cpu.get32(FLAGS_SYSTEM) & ~(FLAG_VM | FLAG_IF | FLAG_RF));
+  cpu.set32(RSP, cpu.get32(MSR.sysenterEsp));
+  cpu.set32(RSP + 4, long ? cpu.get32(MSR.sysenterEsp + 4) : 0);
+  cpu.set32(RIP, cpu.get32(MSR.sysenterEip));
+  cpu.set32(RIP + 4, long ? cpu.get32(MSR.sysenterEip + 4) : 0);
+  loadFlatCode(cpu, selector, 0, long ? ATTR_L : ATTR_DB);
+  loadFlatStack(cpu, selector + 8, 0);
+  cpu.setCpl(0);
+  cpu.updateMode();
+}
+
+/** SYSEXIT (Intel SDM volume 2), to 64-bit code with a 64-bit operand size. */
+export function sysexit(cpu: Cpu, operandSize: number): void {
+  const base = cpu.get32(MSR.sysenterCs) & 0xfffc;
+  if (!cpu.protectedMode || base === 0 || cpu.cpl !== 0) throw gp();
+  const to64 = operandSize === 64;
+  const target = getSigned(cpu, RDX);
+  const pointer = getSigned(cpu, RCX);
+  if (to64 && (!isCanonical(target) || !isCanonical(pointer))) throw gp();
+  const selector = to64 ? base + 32 : base + 16;
+  loadFlatCode(cpu, selector | 3, 3, to64 ? ATTR_L : ATTR_DB);
+  loadFlatStack(cpu, (selector + 8) | 3, 3);
+  setSigned(cpu, RSP, to64 ? pointer : pointer >>> 0);
+  setSigned(cpu, RIP, to64 ? target : target >>> 0);
+  cpu.setCpl(3);
+  cpu.updateMode();
+}
