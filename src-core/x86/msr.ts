@@ -93,6 +93,13 @@ export function readTsc(cpu: Cpu): bigint {
   return BigInt.asUintN(64, BigInt(cpu.clock.now()) + cpu.get64(MSR.tscOffset));
 }
 
+function setTscOffset(cpu: Cpu, offset: bigint): void {
+  cpu.set64(MSR.tscOffset, BigInt.asUintN(64, offset));
+  // A deadline that waits lies elsewhere in time now.
+  const deadline = cpu.get64(MSR.tscDeadline);
+  if (deadline !== 0n) cpu.onTscDeadline(deadline);
+}
+
 const EFER_WRITABLE = BigInt(EFER_SCE | EFER_LME | EFER_NXE);
 /** Local APIC enabled, bootstrap processor, base address. */
 const APIC_BASE_WRITABLE = (PHYSICAL_MASK & ~0xfffn) | 0x900n;
@@ -113,7 +120,7 @@ const registers = new Map<number, Register>([
     MSR_INDEX.timeStampCounter,
     {
       read: readTsc,
-      write: (cpu, value) => cpu.set64(MSR.tscOffset, BigInt.asUintN(64, value - BigInt(cpu.clock.now()))),
+      write: (cpu, value) => setTscOffset(cpu, value - BigInt(cpu.clock.now())),
     },
   ],
   [MSR_INDEX.platformId, readOnly(0n)],
@@ -131,7 +138,7 @@ const registers = new Map<number, Register>([
   // Locked, with nothing enabled: there is no VMX.
   [MSR_INDEX.featureControl, readOnly(1n)],
   // The offset is zero at power-on and every write of the TSC moves both by the same amount.
-  [MSR_INDEX.tscAdjust, slot(MSR.tscOffset)],
+  [MSR_INDEX.tscAdjust, { read: (cpu) => cpu.get64(MSR.tscOffset), write: setTscOffset }],
   // Guests write zero, execute CPUID and read the revision.
   [MSR_INDEX.biosSignId, inert(1n << 32n, (1n << 64n) - 1n)],
   // 8 variable ranges, fixed ranges, write combining.
