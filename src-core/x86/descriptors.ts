@@ -1,4 +1,13 @@
-import { ATTR_DB, ATTR_G, ATTR_S, ATTR_UNUSABLE, TYPE_CODE, TYPE_EXPAND_DOWN, TYPE_WRITABLE } from './bits.ts';
+import {
+  ATTR_DB,
+  ATTR_G,
+  ATTR_P,
+  ATTR_S,
+  ATTR_UNUSABLE,
+  TYPE_CODE,
+  TYPE_EXPAND_DOWN,
+  TYPE_WRITABLE,
+} from './bits.ts';
 import type { Cpu } from './cpu.ts';
 import { GuestFault, VECTOR } from './faults.ts';
 import { GDTR, LDTR, SEG, SEG_FIELD, SEG_SIZE, TABLE_LIMIT } from './layout.ts';

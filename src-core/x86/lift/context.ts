@@ -171,7 +171,7 @@ export class LiftContext {
    * The linear address of the instruction's memory operand for an access of `bits` (128 for 16 bytes; the access size
    * matters for limit checks): segment base added, limits checked.
    */
-  address(bits: Bits | 80 | 128, write = false, info = 0): Address {
+  address(bits: Bits | 48 | 80 | 128, write = false, info = 0): Address {
     const { insn } = this;
     const segment = insn.memorySegment;
     const width = this.addressBits();
@@ -189,7 +189,7 @@ export class LiftContext {
   }
 
   /** The linear address of `offset` (a location, zero-extended) in a segment. */
-  segmented(segment: Register, offset: Loc, bits: Bits | 80 | 128, write: boolean, info = 0): Address {
+  segmented(segment: Register, offset: Loc, bits: Bits | 48 | 80 | 128, write: boolean, info = 0): Address {
     const { b } = this;
     const stack = segment === Register.SS ? ACCESS_INFO.stack : 0;
     let loc = offset;
@@ -229,9 +229,9 @@ export class LiftContext {
     }
   }
 
-  /** #AC where it is live. Operands of 10 and 16 bytes have rules of their own. */
+  /** #AC where it is live. Operands of 6, 10 and 16 bytes have rules of their own. */
   #checkAlignment({ loc, disp, width }: Address, bits: number): void {
-    if ((this.modeKey & MODE.alignmentCheck) === 0 || bits === 8 || bits > 64) return;
+    if ((this.modeKey & MODE.alignmentCheck) === 0 || bits === 8 || bits === 48 || bits > 64) return;
     this.b.op(`align.a${width}`, { a: loc, imm: disp, c: bits / 8 - 1 });
   }
 

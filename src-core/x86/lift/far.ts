@@ -1,0 +1,170 @@
+import { Code, Mnemonic } from 'iced-x86';
+import { FLAG_OF } from '../bits.ts';
+import { defineCallout } from '../callout.ts';
+import { callFar, jumpFar, returnFar, type OperandSize } from '../far.ts';
+import { VECTOR } from '../faults.ts';
+import { deliverInterrupt, type EventType } from '../interrupts.ts';
+import { interruptReturn } from '../iret.ts';
+import { RIP } from '../layout.ts';
+import { MODE } from '../mode.ts';
+import type { Loc } from '../../ir/op.ts';
+import { syscall, sysenter, sysexit, sysret } from '../syscall.ts';
+import { getSigned, setSigned } from '../words.ts';
+import { type Address, type LiftContext, UndefinedInstruction } from './context.ts';
+import { claimFarTransfers } from './control.ts';
+import { lift } from './table.ts';
+
+// Operands of jmp.far and call.far: dst = selector (16 bits, read), a = offset (64 bits), b = address of the next
+// instruction (64 bits), imm = operand size in bits.
+const farJump = defineCallout('jmp.far', 'farTransfer', (cpu, dst, a, _b, imm) =>
+  jumpFar(cpu, cpu.u16[dst >> 1]!, getSigned(cpu, a), imm as OperandSize),
+);
+const farCall = defineCallout('call.far', 'farTransfer', (cpu, dst, a, b, imm) =>
+  callFar(cpu, cpu.u16[dst >> 1]!, getSigned(cpu, a), imm as OperandSize, getSigned(cpu, b)),
+);
+/** imm = operand size in bits, c = bytes of parameters to release. */
+const farReturn = defineCallout('ret.far', 'farTransfer', (cpu, _dst, _a, _b, imm, c) =>
+  returnFar(cpu, imm as OperandSize, c),
+);
+/** imm = operand size in bits. */
+const iret = defineCallout('iret', 'farTransfer', (cpu, _dst, _a, _b, imm) =>
+  interruptReturn(cpu, imm as OperandSize),
+);
+
+const SOFTWARE_TYPES: readonly EventType[] = ['software', 'softwareException', 'icebp'];
+/** imm = vector, c = index in SOFTWARE_TYPES, a = address of the next instruction (64 bits). */
+const softwareInterrupt = defineCallout('int', 'farTransfer', (cpu, _dst, a, _b, imm, c) => {
+  deliverInterrupt(cpu, imm, { type: SOFTWARE_TYPES[c]!, returnRip: getSigned(cpu, a) });
+});
+/** a = address of the next instruction (64 bits). */
+const interruptOnOverflow = defineCallout('into', 'farTransfer', (cpu, _dst, a) => {
+  const next = getSigned(cpu, a);
+  if ((cpu.rflags & FLAG_OF) === 0) setSigned(cpu, RIP, next);
+  else deliverInterrupt(cpu, VECTOR.OF, { type: 'softwareException', returnRip: next });
+});
+
+/** a = address of the next instruction (64 bits). */
+const syscallCallout = defineCallout('syscall', 'systemCall', (cpu, _dst, a) =>
+  syscall(cpu, getSigned(cpu, a)),
+);
+/** imm = operand size in bits. */
+const sysretCallout = defineCallout('sysret', 'systemCall', (cpu, _dst, _a, _b, imm) => sysret(cpu, imm));
+const sysenterCallout = defineCallout('sysenter', 'systemCall', (cpu) => sysenter(cpu));
+/** imm = operand size in bits. */
+const sysexitCallout = defineCallout('sysexit', 'systemCall', (cpu, _dst, _a, _b, imm) => sysexit(cpu, imm));
+
+/** Goes on at the RIP a callout has set. No event can have become deliverable, so no look at them is needed. */
+function continueAtRip(cx: LiftContext): void {
+  if ((cx.modeKey & MODE.single) !== 0) cx.endAtRip();
+  else cx.b.op('jind', { a: RIP });
+}
+
+const OPERAND_SIZES = new Map<Code, OperandSize>([
+  [Code.Jmp_ptr1616, 16],
+  [Code.Jmp_ptr1632, 32],
+  [Code.Jmp_m1616, 16],
+  [Code.Jmp_m1632, 32],
+  [Code.Jmp_m1664, 64],
+  [Code.Call_ptr1616, 16],
+  [Code.Call_ptr1632, 32],
+  [Code.Call_m1616, 16],
+  [Code.Call_m1632, 32],
+  [Code.Call_m1664, 64],
+  [Code.Retfw, 16],
+  [Code.Retfw_imm16, 16],
+  [Code.Retfd, 32],
+  [Code.Retfd_imm16, 32],
+  [Code.Retfq, 64],
+  [Code.Retfq_imm16, 64],
+  [Code.Iretw, 16],
+  [Code.Iretd, 32],
+  [Code.Iretq, 64],
+  [Code.Sysretd, 32],
+  [Code.Sysretq, 64],
+  [Code.Sysexitd, 32],
+  [Code.Sysexitq, 64],
+]);
+
+function operandSize(cx: LiftContext): OperandSize {
+  const size = OPERAND_SIZES.get(cx.insn.code);
+  if (size === undefined) throw new UndefinedInstruction();
+  return size;
+}
+
+/** An address some bytes further on. */
+function offsetAddress(cx: LiftContext, address: Address, bytes: number): Address {
+  const disp = address.disp + bytes;
+  if (disp <= 0x7fffffff) return { ...address, disp };
+  return { ...address, loc: cx.linear(address), disp: bytes };
+}
+
+/** A far pointer in memory: its offset, zero-extended to 64 bits, and its selector. */
+export function loadFarPointer(cx: LiftContext, bits: OperandSize): { offset: Loc; selector: Loc } {
+  const { b } = cx;
+  const address = cx.address(bits === 16 ? 32 : bits === 32 ? 48 : 80);
+  const low = cx.load(bits, address);
+  const offset = bits === 64 ? low : b.op(`zext.${bits}.64`, { dst: b.temp(), a: low });
+  return { offset, selector: cx.load(16, offsetAddress(cx, address, bits / 8)) };
+}
+
+/** The far pointer a JMP or CALL names, in the instruction or in memory. */
+function farTarget(cx: LiftContext, size: OperandSize): { offset: Loc; selector: Loc } {
+  const { b, insn } = cx;
+  if (cx.isMemory(0)) return loadFarPointer(cx, size);
+  const target = size === 16 ? insn.farBranch16 : insn.farBranch32;
+  return {
+    offset: b.const64(b.temp(), BigInt(target >>> 0)),
+    selector: b.op('const.32', { dst: b.temp(), imm: insn.farBranchSelector }),
+  };
+}
+
+// JMP and CALL with a far pointer; the near forms have the same mnemonics.
+claimFarTransfers((cx) => {
+  const size = OPERAND_SIZES.get(cx.insn.code);
+  if (size === undefined) return false;
+  const { offset, selector } = farTarget(cx, size);
+  const callout = cx.insn.mnemonic === Mnemonic.Call ? farCall : farJump;
+  cx.b.callout(callout, { dst: selector, a: offset, b: cx.nextIp(), imm: size });
+  continueAtRip(cx);
+  return true;
+});
+
+lift(Mnemonic.Retf, (cx) => {
+  const release = cx.insn.opCount === 1 ? cx.insn.immediate16 : 0;
+  cx.b.callout(farReturn, { imm: operandSize(cx), c: release });
+  continueAtRip(cx);
+});
+
+lift([Mnemonic.Iret, Mnemonic.Iretd, Mnemonic.Iretq], (cx) => {
+  cx.b.callout(iret, { imm: operandSize(cx) });
+  cx.endAtRip();
+});
+
+function liftInterrupt(cx: LiftContext, vector: number, type: EventType): void {
+  cx.b.callout(softwareInterrupt, { a: cx.nextIp(), imm: vector, c: SOFTWARE_TYPES.indexOf(type) });
+  continueAtRip(cx);
+}
+lift(Mnemonic.Int, (cx) => liftInterrupt(cx, cx.insn.immediate8, 'software'));
+lift(Mnemonic.Int3, (cx) => liftInterrupt(cx, VECTOR.BP, 'softwareException'));
+lift(Mnemonic.Int1, (cx) => liftInterrupt(cx, VECTOR.DB, 'icebp'));
+lift(Mnemonic.Into, (cx) => {
+  cx.b.callout(interruptOnOverflow, { a: cx.nextIp() });
+  continueAtRip(cx);
+});
+
+lift(Mnemonic.Syscall, (cx) => {
+  cx.b.callout(syscallCallout, { a: cx.nextIp() });
+  continueAtRip(cx);
+});
+lift(Mnemonic.Sysenter, (cx) => {
+  cx.b.callout(sysenterCallout);
+  continueAtRip(cx);
+});
+lift([Mnemonic.Sysret, Mnemonic.Sysretq], (cx) => {
+  cx.b.callout(sysretCallout, { imm: operandSize(cx) });
+  cx.endAtRip();
+});
+lift([Mnemonic.Sysexit, Mnemonic.Sysexitq], (cx) => {
+  cx.b.callout(sysexitCallout, { imm: operandSize(cx) });
+  continueAtRip(cx);
+});
