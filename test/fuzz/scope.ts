@@ -2,7 +2,15 @@
  * What is fuzzed and what is not: the instruction set extensions Switchyard implements, and the instructions of
  * these that can't be compared with a process on the host, each with the reason.
  */
-import { Code, CodeExt, CpuidFeature, EncodingKind, Instruction, Mnemonic, OpCodeOperandKind } from 'iced-x86';
+import {
+  Code,
+  CodeExt,
+  CpuidFeature,
+  EncodingKind,
+  Instruction,
+  Mnemonic,
+  OpCodeOperandKind,
+} from 'iced-x86';
 import type { OpCodeInfo } from 'iced-x86';
 
 /** Extensions in the CPUID model shown to guests. */

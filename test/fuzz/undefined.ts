@@ -2,7 +2,7 @@
  * What the Intel SDM (volume 2, "Flags Affected" and "FPU Flags Affected" of each instruction) leaves undefined.
  * These bits are not compared; nothing else is left out here.
  */
-import { Mnemonic, OpKind, Register } from 'iced-x86';
+import { MemorySizeExt, Mnemonic, OpKind, Register } from 'iced-x86';
 import type { Instruction } from 'iced-x86';
 import type { CaseView } from '../oracle/state.ts';
 
@@ -48,22 +48,16 @@ function destinationBits(instruction: Instruction): number {
     if (register >= Register.EAX && register <= Register.R15D) return 32;
     return register >= Register.AX && register <= Register.R15W ? 16 : 8;
   }
-  return instruction.memorySize === 0 ? 0 : MEMORY_BITS(instruction);
-}
-
-function MEMORY_BITS(instruction: Instruction): number {
-  // MemorySize.UInt8 .. UInt64 and Int8 .. Int64 follow one another in powers of two.
-  const name = String(instruction.memorySize);
-  const size = Number(name);
-  const unsigned = size - 1;
-  return [8, 16, 32, 64][unsigned <= 3 ? unsigned : 0] ?? 8;
+  return MemorySizeExt.size(instruction.memorySize) * 8;
 }
 
 /** Shift count after masking (Intel SDM vol. 2: 5 bits, 6 with 64-bit operands). */
 function shiftCount(instruction: Instruction, state: CaseView, bits: number): number {
   const last = instruction.opCount - 1;
   const raw =
-    instruction.opKind(last) === OpKind.Register ? Number(state.gpr(1) & 0xffn) : Number(instruction.immediate(last)) & 0xff;
+    instruction.opKind(last) === OpKind.Register
+      ? Number(state.gpr(1) & 0xffn)
+      : Number(instruction.immediate(last)) & 0xff;
   return raw & (bits === 64 ? 63 : 31);
 }
 
@@ -92,7 +86,11 @@ export function undefinedDestination(instruction: Instruction, state: CaseView):
     return shiftCount(instruction, state, bits) > bits;
   }
   // BSWAP of a 16-bit register.
-  return mnemonic === Mnemonic.Bswap && instruction.op0Register >= Register.AX && instruction.op0Register <= Register.R15W;
+  return (
+    mnemonic === Mnemonic.Bswap &&
+    instruction.op0Register >= Register.AX &&
+    instruction.op0Register <= Register.R15W
+  );
 }
 
 /** x87 instructions that define all four condition codes (vol. 1, table 8-1, and vol. 2). */

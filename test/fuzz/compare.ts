@@ -1,0 +1,233 @@
+/**
+ * Compares the ending state on the host processor with Switchyard's, leaving out what the SDM calls undefined
+ * and the known differences.
+ */
+import { Code, Decoder, DecoderOptions } from 'iced-x86';
+import type { Instruction } from 'iced-x86';
+import { CASE, DATA_SIZE, RESULT } from '../oracle/layout.ts';
+import { FX } from '../oracle/state.ts';
+import type { CaseView, ResultView } from '../oracle/state.ts';
+import { KNOWN_DIFFERENCES } from './known-differences.ts';
+import type { Part } from './known-differences.ts';
+import { undefinedConditions, undefinedDestination, undefinedFlags } from './undefined.ts';
+
+/** One differing part of the state. */
+export interface Difference {
+  readonly field: string;
+  readonly part: Part;
+  readonly expected: string;
+  readonly actual: string;
+}
+
+const GPR_NAMES = ['rax', 'rcx', 'rdx', 'rbx', 'rsp', 'rbp', 'rsi', 'rdi'];
+/** CF PF AF ZF SF TF IF DF OF IOPL NT AC ID: all of RFLAGS but RF, which only says how the state was saved. */
+const COMPARED_FLAGS = 0x24_7fd5;
+const SEGMENTS: readonly (readonly [string, number])[] = [
+  ['cs', RESULT.cs],
+  ['ss', RESULT.ss],
+  ['ds', RESULT.ds],
+  ['es', RESULT.es],
+  ['fs', RESULT.fs],
+  ['gs', RESULT.gs],
+];
+const PUSHES_ERROR_CODE = new Set([10, 11, 12, 13, 14, 17]);
+const VECTOR_NAMES = [
+  '#DE',
+  '#DB',
+  'NMI',
+  'end',
+  '#OF',
+  '#BR',
+  '#UD',
+  '#NM',
+  '#DF',
+  '9',
+  '#TS',
+  '#NP',
+  '#SS',
+  '#GP',
+  '#PF',
+  '15',
+  '#MF',
+  '#AC',
+  '18',
+  '#XM',
+];
+
+function hex(value: number | bigint, digits = 0): string {
+  return value.toString(16).padStart(digits, '0');
+}
+
+function hexBytes(bytes: Uint8Array): string {
+  // Most significant byte first, as a number is written.
+  return Buffer.from(bytes).reverse().toString('hex');
+}
+
+function gprName(index: number): string {
+  return GPR_NAMES[index] ?? `r${index}`;
+}
+
+/** Every difference, defined or not. An empty list is the common case and found fast. */
+function rawDifferences(state: CaseView, expected: ResultView, actual: ResultView): Difference[] {
+  const out: Difference[] = [];
+  const add = (field: string, part: Part, a: string, b: string): void => {
+    out.push({ field, part, expected: a, actual: b });
+  };
+  if (expected.vector !== actual.vector) {
+    const name = (result: ResultView): string => {
+      const vector = VECTOR_NAMES[result.vector] ?? String(result.vector);
+      return PUSHES_ERROR_CODE.has(result.vector) ? `${vector}(${hex(result.errorCode)})` : vector;
+    };
+    add('vector', 'all', name(expected), name(actual));
+    return out;
+  }
+  if (PUSHES_ERROR_CODE.has(expected.vector) && normalErrorCode(expected) !== normalErrorCode(actual))
+    add('error code', 'errorCode', hex(expected.errorCode), hex(actual.errorCode));
+  if (expected.vector === 14 && expected.cr2 !== actual.cr2)
+    add('cr2', 'all', hex(expected.cr2), hex(actual.cr2));
+  if (expected.rip !== actual.rip) add('rip', 'all', hex(expected.rip), hex(actual.rip));
+  if (((expected.rflags ^ actual.rflags) & COMPARED_FLAGS) !== 0)
+    add('rflags', 'rflags', hex(expected.rflags & COMPARED_FLAGS), hex(actual.rflags & COMPARED_FLAGS));
+  const wide = state.bitness === 64;
+  for (let index = 0; index < (wide ? 16 : 8); index++) {
+    const mask = wide ? 0xffff_ffff_ffff_ffffn : 0xffff_ffffn;
+    const a = expected.gpr(index) & mask;
+    const b = actual.gpr(index) & mask;
+    if (a !== b) add(gprName(index), 'registers', hex(a, wide ? 16 : 8), hex(b, wide ? 16 : 8));
+  }
+  for (const [name, offset] of SEGMENTS) {
+    const a = expected.view.getUint16(offset, true);
+    const b = actual.view.getUint16(offset, true);
+    if (a !== b) add(name, 'registers', hex(a), hex(b));
+  }
+  compareFx(expected.fx, actual.fx, add);
+  compareMemory(expected, actual, add);
+  return out;
+}
+
+/** Error codes of page faults in the kernel's half: the host's kernel is mapped there, a guest's may not be. */
+function normalErrorCode(result: ResultView): number {
+  const kernelHalf = result.vector === 14 && result.cr2 >= 0x8000_0000_0000n;
+  return kernelHalf ? result.errorCode | 1 : result.errorCode;
+}
+
+function compareFx(
+  a: Uint8Array,
+  b: Uint8Array,
+  add: (field: string, part: Part, a: string, b: string) => void,
+): void {
+  const field = (name: string, part: Part, at: number, length: number): void => {
+    for (let index = at; index < at + length; index++)
+      if (a[index] !== b[index]) {
+        add(name, part, hexBytes(a.subarray(at, at + length)), hexBytes(b.subarray(at, at + length)));
+        return;
+      }
+  };
+  field('fcw', 'x87', FX.fcw, 2);
+  field('fsw', 'x87', FX.fsw, 2);
+  field('ftw', 'x87', FX.ftw, 1);
+  field('fop', 'fop', FX.fop, 2);
+  field('fip', 'fip', FX.fip, 8);
+  field('fdp', 'fdp', FX.fdp, 8);
+  field('mxcsr', 'mxcsr', FX.mxcsr, 4);
+  for (let index = 0; index < 8; index++) field(`st${index}`, 'x87', FX.st + index * 16, 10);
+  for (let index = 0; index < 16; index++) field(`xmm${index}`, 'xmm', FX.xmm + index * 16, 16);
+}
+
+function compareMemory(
+  expected: ResultView,
+  actual: ResultView,
+  add: (field: string, part: Part, a: string, b: string) => void,
+): void {
+  const same =
+    expected.dirtyStart === actual.dirtyStart &&
+    expected.dirtyEnd === actual.dirtyEnd &&
+    Buffer.compare(expected.memory, actual.memory) === 0;
+  if (same) return;
+  const at = (result: ResultView, offset: number): string =>
+    offset >= result.dirtyStart && offset < result.dirtyEnd
+      ? hexBytes(result.memory.subarray(offset - result.dirtyStart, offset - result.dirtyStart + 16))
+      : 'unchanged';
+  let reported = 0;
+  for (let offset = 0; offset < DATA_SIZE; offset += 16) {
+    const a = at(expected, offset);
+    const b = at(actual, offset);
+    if (a === b) continue;
+    add(`data+${hex(offset)}`, 'memory', a, b);
+    if (++reported === 4) return;
+  }
+}
+
+/** Decodes a case's instruction; the caller frees it. */
+export function decodeCase(state: CaseView): Instruction {
+  const decoder = new Decoder(
+    state.bitness,
+    state.bytes.slice(CASE.code, CASE.code + 32),
+    DecoderOptions.None,
+  );
+  try {
+    decoder.ip = BigInt(state.rip);
+    return decoder.decode();
+  } finally {
+    decoder.free();
+  }
+}
+
+/** Whether an opcode byte D8 to DF follows the prefixes. */
+function isX87(state: CaseView): boolean {
+  for (const byte of state.code) {
+    if (byte >= 0xd8 && byte <= 0xdf) return true;
+    if (byte < 0x26 || (byte & 0xf0) === 0x50) return false;
+  }
+  return false;
+}
+
+function differsOnlyIn(difference: Difference, mask: number): boolean {
+  const changed = Number.parseInt(difference.expected, 16) ^ Number.parseInt(difference.actual, 16);
+  return (changed & ~mask) === 0;
+}
+
+/** What a comparison found: real differences, and how many were set aside by which reason. */
+export interface Verdict {
+  readonly differences: readonly Difference[];
+  /** Reasons of the known differences that applied. */
+  readonly setAside: readonly string[];
+}
+
+const EQUAL: Verdict = { differences: [], setAside: [] };
+export const UNDEFINED_BY_SDM = 'undefined by the SDM';
+
+/** Compares two results of the same case. */
+export function compare(state: CaseView, expected: ResultView, actual: ResultView): Verdict {
+  let differences = rawDifferences(state, expected, actual);
+  if (differences.length === 0) return EQUAL;
+  const setAside: string[] = [];
+  const instruction = decodeCase(state);
+  try {
+    const keep = (reason: string, predicate: (difference: Difference) => boolean): void => {
+      const kept = differences.filter(predicate);
+      if (kept.length !== differences.length) setAside.push(reason);
+      differences = kept;
+    };
+    if (instruction.code !== Code.INVALID && expected.vector === 3) {
+      const flags = undefinedFlags(instruction, state);
+      const conditions = undefinedConditions(instruction.mnemonic, isX87(state));
+      keep(UNDEFINED_BY_SDM, (difference) => {
+        if (difference.field === 'rflags') return !differsOnlyIn(difference, flags);
+        if (difference.field === 'fsw') return !differsOnlyIn(difference, conditions);
+        return !(
+          undefinedDestination(instruction, state) &&
+          (difference.part === 'registers' || difference.part === 'memory')
+        );
+      });
+    }
+    for (const known of KNOWN_DIFFERENCES) {
+      if (differences.length === 0) break;
+      if (!known.applies({ instruction, state, expected, actual })) continue;
+      keep(known.reason, ({ part }) => !known.parts.includes(part) && !known.parts.includes('all'));
+    }
+    return { differences, setAside };
+  } finally {
+    instruction.free();
+  }
+}
