@@ -25,6 +25,7 @@ import {
   FLAG_IF,
   FLAG_OF,
   FLAG_PF,
+  FLAG_RF,
   FLAG_SF,
   FLAG_TF,
   FLAG_VM,
@@ -345,7 +346,7 @@ export class Cpu {
     if (long) key |= MODE.longMode;
     if ((cr0 & CR0_PE) !== 0) key |= MODE.protected;
     if ((flags & FLAG_VM) !== 0) key |= MODE.v86;
-    if ((flags & FLAG_TF) !== 0 || (this.get32(DR7) & 0xff) !== 0) key |= MODE.single;
+    if ((flags & (FLAG_TF | FLAG_RF)) !== 0 || (this.get32(DR7) & 0xff) !== 0) key |= MODE.single;
     if ((flags & FLAG_AC) !== 0 && (cr0 & CR0_AM) !== 0 && cpl === 3) key |= MODE.alignmentCheck;
     this.set32(CTL.modeKey, key);
     const code64 = (key & MODE.codeSizeMask) === MODE.code64;

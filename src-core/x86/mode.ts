@@ -10,7 +10,7 @@ export const MODE = {
   code64: 2,
   /** Stack pointer is 32 bits wide (SS.B); meaningless in 64-bit code. */
   stack32: 1 << 2,
-  /** Blocks of one instruction: TF or an enabled breakpoint wants attention after each. */
+  /** Blocks of one instruction: TF, RF or an enabled breakpoint wants attention after each. */
   single: 1 << 3,
   /** Segment is flat: base 0, limit 4 GiB, readable (and writable for data): no checks to emit. */
   flatDs: 1 << 4,

@@ -127,7 +127,11 @@ for (const bits of SIZES) {
       emitBinaryFlags(g, bits, kind === 'inc' ? 'add' : 'sub', x, y, r);
       // CF keeps its old value; bit 30 (CF ^ OF) follows it so that OF stays the new one.
       g.flagsAux();
-      w.get(old).op(i32.xor).i32Const(0x80000000 | 0).op(i32.and).set(change);
+      w.get(old)
+        .op(i32.xor)
+        .i32Const(0x80000000 | 0)
+        .op(i32.and)
+        .set(change);
       g.setFlagsAux(() => {
         g.flagsAux();
         w.get(change).op(i32.xor).get(change).i32Const(1).op(i32.shr_u).op(i32.xor);
@@ -235,7 +239,13 @@ function pushHighProduct(g: OpGen, bits: Bits, signed: boolean): void {
     return;
   }
   // Schoolbook on 32-bit halves; the signed product subtracts each operand where the other is negative.
-  const [x, y, low, mid, mid2] = [0, 1, 2, 3, 4].map((n) => g.scratch(I64, n)) as [number, number, number, number, number];
+  const [x, y, low, mid, mid2] = [0, 1, 2, 3, 4].map((n) => g.scratch(I64, n)) as [
+    number,
+    number,
+    number,
+    number,
+    number,
+  ];
   const lo = (v: number): void => void w.get(v).i64Const(0xffffffffn).op(i64.and);
   const hi = (v: number): void => void w.get(v).i64Const(32n).op(i64.shr_u);
   g.a(64);
@@ -301,11 +311,21 @@ for (const bits of [8, 16, 32] as const) {
       w.end();
       if (signed) {
         // The one case wasm's own division traps on is out of range for us too.
-        w.get(dividend).i64Const(-(1n << 63n)).op(i64.eq).get(divisor).i64Const(-1n).op(i64.eq).op(i32.and).if();
+        w.get(dividend)
+          .i64Const(-(1n << 63n))
+          .op(i64.eq)
+          .get(divisor)
+          .i64Const(-1n)
+          .op(i64.eq)
+          .op(i32.and)
+          .if();
         g.fault(VECTOR.DE, 0);
         w.end();
       }
-      w.get(dividend).get(divisor).op(signed ? i64.div_s : i64.div_u).tee(quotient);
+      w.get(dividend)
+        .get(divisor)
+        .op(signed ? i64.div_s : i64.div_u)
+        .tee(quotient);
       w.get(quotient);
       if (signed) w.op(bits === 8 ? i64.extend8_s : bits === 16 ? i64.extend16_s : i64.extend32_s);
       else w.i64Const((1n << BigInt(bits)) - 1n).op(i64.and);
@@ -332,7 +352,12 @@ for (const signed of [false, true]) {
     w.op(i64.eq).get(divisor).op(i64.eqz).op(i32.eqz).op(i32.and);
     if (signed) w.get(divisor).i64Const(-1n).op(i64.ne).op(i32.and);
     w.if();
-    g.set(64, () => w.get(low).get(divisor).op(signed ? i64.div_s : i64.div_u));
+    g.set(64, () =>
+      w
+        .get(low)
+        .get(divisor)
+        .op(signed ? i64.div_s : i64.div_u),
+    );
     w.else();
     g.callout(signed ? divideSigned64 : divideUnsigned64);
     w.end();
@@ -355,7 +380,9 @@ for (const from of [8, 16, 32] as const) {
       g.set(to, () => {
         g.a(from);
         if (to === 64) {
-          g.w.op(i64.extend_i32_u).op(from === 8 ? i64.extend8_s : from === 16 ? i64.extend16_s : i64.extend32_s);
+          g.w
+            .op(i64.extend_i32_u)
+            .op(from === 8 ? i64.extend8_s : from === 16 ? i64.extend16_s : i64.extend32_s);
         } else {
           g.w.op(from === 8 ? i32.extend8_s : i32.extend16_s);
         }

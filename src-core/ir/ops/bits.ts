@@ -43,7 +43,9 @@ for (const bits of SIZES) {
   }
   for (const kind of ['shld', 'shrd'] as const) {
     // dst is shifted, a fills, the count comes in c's place: operand b (low 8 bits).
-    defineOp(`${kind}f.${bits}`, bits, { reads: 'abd', flags: 'readwrite' }, (g) => emitDoubleShift(g, bits, kind));
+    defineOp(`${kind}f.${bits}`, bits, { reads: 'abd', flags: 'readwrite' }, (g) =>
+      emitDoubleShift(g, bits, kind),
+    );
   }
 }
 
@@ -72,10 +74,25 @@ function emitShift(g: OpGen, bits: Bits, kind: Shift, immediate: boolean): void 
     case 'shl':
       if (bits === 64) {
         w.get(x).get(n).op(i64.shl).set(r);
-        w.get(x).i64Const(64n).get(n).op(i64.sub).op(i64.shr_u).op(i32.wrap_i64).i32Const(1).op(i32.and).set(carry);
+        w.get(x)
+          .i64Const(64n)
+          .get(n)
+          .op(i64.sub)
+          .op(i64.shr_u)
+          .op(i32.wrap_i64)
+          .i32Const(1)
+          .op(i32.and)
+          .set(carry);
       } else {
         const wide = g.scratch(I64, 5);
-        w.get(x).op(i64.extend_i32_u).get(n).op(i64.extend_i32_u).op(i64.shl).tee(wide).op(i32.wrap_i64).set(r);
+        w.get(x)
+          .op(i64.extend_i32_u)
+          .get(n)
+          .op(i64.extend_i32_u)
+          .op(i64.shl)
+          .tee(wide)
+          .op(i32.wrap_i64)
+          .set(r);
         w.get(wide).i64Const(BigInt(bits)).op(i64.shr_u).op(i32.wrap_i64).i32Const(1).op(i32.and).set(carry);
       }
       pushBit(g, bits, r, bits - 1);
@@ -99,12 +116,19 @@ function emitShift(g: OpGen, bits: Bits, kind: Shift, immediate: boolean): void 
     }
     case 'rol':
     case 'ror':
-      if (bits >= 32) w.get(x).get(n).op(kind === 'rol' ? t.rotl : t.rotr).set(r);
+      if (bits >= 32)
+        w.get(x)
+          .get(n)
+          .op(kind === 'rol' ? t.rotl : t.rotr)
+          .set(r);
       else {
         // The value repeated fills 32 bits, so a 32-bit rotate does the smaller one.
         w.get(x).get(x).i32Const(bits).op(i32.shl).op(i32.or).set(x);
         if (bits === 8) w.get(x).get(x).i32Const(16).op(i32.shl).op(i32.or).set(x);
-        w.get(x).get(n).op(kind === 'rol' ? i32.rotl : i32.rotr).set(r);
+        w.get(x)
+          .get(n)
+          .op(kind === 'rol' ? i32.rotl : i32.rotr)
+          .set(r);
       }
       pushBit(g, bits, r, kind === 'rol' ? 0 : bits - 1);
       w.set(carry);
@@ -124,13 +148,22 @@ function emitShift(g: OpGen, bits: Bits, kind: Shift, immediate: boolean): void 
       break;
   }
   g.set(bits, () => w.get(r));
-  if (kind === 'shl' || kind === 'shr' || kind === 'sar') setFlagsResultCarryOverflow(g, bits, r, carry, overflow);
+  if (kind === 'shl' || kind === 'shr' || kind === 'sar')
+    setFlagsResultCarryOverflow(g, bits, r, carry, overflow);
   else replaceCarryOverflow(g, carry, overflow);
   w.end();
 }
 
 /** RCL and RCR of 8, 16 and 32 bits: a rotate of the (bits + 1)-bit value CF : x, whose count is taken modulo bits + 1. */
-function emitRotateCarry(g: OpGen, bits: 8 | 16 | 32, kind: 'rcl' | 'rcr', x: number, n: number, r: number, carry: number): void {
+function emitRotateCarry(
+  g: OpGen,
+  bits: 8 | 16 | 32,
+  kind: 'rcl' | 'rcr',
+  x: number,
+  n: number,
+  r: number,
+  carry: number,
+): void {
   const { w } = g;
   const width = BigInt(bits + 1);
   const whole = g.scratch(I64, 5);
@@ -139,12 +172,28 @@ function emitRotateCarry(g: OpGen, bits: 8 | 16 | 32, kind: 'rcl' | 'rcr', x: nu
   w.op(i64.extend_i32_u).i64Const(BigInt(bits)).op(i64.shl).get(x).op(i64.extend_i32_u).op(i64.or).set(whole);
   w.get(n).op(i64.extend_i32_u).i64Const(width).op(i64.rem_u).set(left);
   if (kind === 'rcr') w.i64Const(width).get(left).op(i64.sub).set(left);
-  w.get(whole).get(left).op(i64.shl).get(whole).i64Const(width).get(left).op(i64.sub).op(i64.shr_u).op(i64.or).set(whole);
+  w.get(whole)
+    .get(left)
+    .op(i64.shl)
+    .get(whole)
+    .i64Const(width)
+    .get(left)
+    .op(i64.sub)
+    .op(i64.shr_u)
+    .op(i64.or)
+    .set(whole);
   w.get(whole).op(i32.wrap_i64).set(r);
   w.get(whole).i64Const(BigInt(bits)).op(i64.shr_u).op(i32.wrap_i64).i32Const(1).op(i32.and).set(carry);
 }
 
-function emitRotateCarry64(g: OpGen, kind: 'rcl' | 'rcr', x: number, n: number, r: number, carry: number): void {
+function emitRotateCarry64(
+  g: OpGen,
+  kind: 'rcl' | 'rcr',
+  x: number,
+  n: number,
+  r: number,
+  carry: number,
+): void {
   const { w } = g;
   const [near, far] = kind === 'rcl' ? [i64.shl, i64.shr_u] : [i64.shr_u, i64.shl];
   // x moved by n, the carry at its place, and what fell out on the other side moved by 65 - n (1, then 64 - n).
@@ -209,7 +258,12 @@ function emitDoubleShift(g: OpGen, bits: Bits, kind: 'shld' | 'shrd'): void {
         w.op(i64.or);
       }
       w.get(n).op(i64.extend_i32_u).i64Const(1n).op(i64.sub).op(i64.shl);
-      w.i64Const(BigInt(32 + bits - 1)).op(i64.shr_u).op(i32.wrap_i64).i32Const(1).op(i32.and).set(carry);
+      w.i64Const(BigInt(32 + bits - 1))
+        .op(i64.shr_u)
+        .op(i32.wrap_i64)
+        .i32Const(1)
+        .op(i32.and)
+        .set(carry);
     } else {
       part(x, 0);
       part(fill, bits);
@@ -245,7 +299,11 @@ for (const bits of SIZES) {
     if (bits === 64) w.op(i32.wrap_i64);
     w.i32Const(31).op(i32.shl).set(carry);
     g.flagsAux();
-    w.get(carry).op(i32.xor).i32Const(0x80000000 | 0).op(i32.and).set(change);
+    w.get(carry)
+      .op(i32.xor)
+      .i32Const(0x80000000 | 0)
+      .op(i32.and)
+      .set(change);
     g.setFlagsAux(() => {
       g.flagsAux();
       w.get(change).op(i32.xor).get(change).i32Const(1).op(i32.shr_u).op(i32.xor);
@@ -307,6 +365,47 @@ for (const bits of SIZES) {
   });
 }
 
+// dst = b : a, each 32 bits.
+defineOp('pair.32', 64, {}, (g) => {
+  g.set(64, () => {
+    g.a(32);
+    g.w.op(i64.extend_i32_u);
+    g.b(32);
+    g.w.op(i64.extend_i32_u).i64Const(32n).op(i64.shl).op(i64.or);
+  });
+});
+// Byte offset of the cell that holds bit a (signed) in a bit string of cells of 2^imm bits.
+defineOp('bit.cell', 64, { reads: 'a' }, (g) => {
+  g.set(64, () => {
+    g.a(64);
+    g.imm64();
+    g.w.op(i64.shr_s);
+    g.imm64();
+    g.w.i64Const(3n).op(i64.sub).op(i64.shl);
+  });
+});
+// ZF = (a == 0); the other flags stay.
+defineOp('zff.8', 8, { reads: 'a', writes: false, flags: 'readwrite' }, (g) => {
+  const value = g.scratch(I32, 0);
+  pushArithmeticFlags(g);
+  g.w.i32Const(~0x40).op(i32.and);
+  g.a(8);
+  g.w.op(i32.eqz).i32Const(6).op(i32.shl).op(i32.or).set(value);
+  setArithmeticFlags(g, value);
+});
+defineOp('neg.8', 8, { reads: 'a' }, (g) => {
+  g.set(8, () => {
+    g.w.i32Const(0);
+    g.a(8);
+    g.w.op(i32.sub);
+  });
+});
+defineOp('bswap.16', 16, { reads: 'a' }, (g) => {
+  const x = g.scratch(I32, 0);
+  g.a(16);
+  g.w.set(x);
+  g.set(16, () => g.w.get(x).i32Const(8).op(i32.shl).get(x).i32Const(8).op(i32.shr_u).op(i32.or));
+});
 for (const bits of [32, 64] as const) {
   defineOp(`bswap.${bits}`, bits, { reads: 'a' }, (g) => {
     const { w } = g;
@@ -317,7 +416,12 @@ for (const bits of [32, 64] as const) {
     g.set(bits, () => {
       if (bits === 32) {
         w.get(x).i32Const(8).op(i32.rotl).i32Const(0x00ff00ff).op(i32.and);
-        w.get(x).i32Const(8).op(i32.rotr).i32Const(0xff00ff00 | 0).op(i32.and).op(i32.or);
+        w.get(x)
+          .i32Const(8)
+          .op(i32.rotr)
+          .i32Const(0xff00ff00 | 0)
+          .op(i32.and)
+          .op(i32.or);
         return;
       }
       w.get(x).i64Const(8n).op(t.shl).i64Const(-0x00ff00ff00ff0100n).op(t.and);

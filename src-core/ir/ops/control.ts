@@ -22,14 +22,19 @@ for (const codeBits of [16, 32, 64] as const) {
   });
   // Conditional: to block start + imm, else on to block start + c.
   CONDITIONS.forEach((name, code) => {
-    defineOp(`j${name}.${codeBits}`, 64, { reads: '', writes: false, flags: 'read', terminates: true }, (g) => {
-      g.jumpRelative(codeBits, () => {
-        g.imm32();
-        g.c();
-        pushCondition(g, code);
-        g.w.select();
-      });
-    });
+    defineOp(
+      `j${name}.${codeBits}`,
+      64,
+      { reads: '', writes: false, flags: 'read', terminates: true },
+      (g) => {
+        g.jumpRelative(codeBits, () => {
+          g.imm32();
+          g.c();
+          pushCondition(g, code);
+          g.w.select();
+        });
+      },
+    );
   });
   // The same on operand a (8 bits) being non-zero.
   defineOp(`jif.${codeBits}`, 64, { reads: 'a', writes: false, terminates: true }, (g) => {
@@ -80,6 +85,25 @@ defineOp('codelimit', 64, { reads: 'a', writes: false, leaves: true }, (g) => {
   w.end();
 });
 
+// #BR unless a <= dst <= b, signed.
+for (const bits of [16, 32] as const) {
+  defineOp(`bound.${bits}`, bits, { reads: 'abd', writes: false, leaves: true }, (g) => {
+    const { w } = g;
+    const value = (push: () => void): void => {
+      push();
+      if (bits === 16) w.op(i32.extend16_s);
+    };
+    value(() => g.dst(bits));
+    value(() => g.a(bits));
+    w.op(i32.lt_s);
+    value(() => g.dst(bits));
+    value(() => g.b(bits));
+    w.op(i32.gt_s).op(i32.or).if();
+    g.fault(VECTOR.BR, 0);
+    w.end();
+  });
+}
+
 // Raises exception imm with error code 0.
 defineOp('raise', 64, { reads: '', writes: false, leaves: true, terminates: true }, (g) => {
   g.setState32(CTL.faultVector, () => g.imm32());
@@ -98,7 +122,10 @@ defineOp('step', 64, { reads: '' }, (g) => {
     g.imm64();
     w.op(i64.sub);
     g.state32(FLAGS_SYSTEM);
-    w.i32Const(1 << DF_BIT).op(i32.and).op(i32.eqz).select();
+    w.i32Const(1 << DF_BIT)
+      .op(i32.and)
+      .op(i32.eqz)
+      .select();
   });
 });
 

@@ -25,12 +25,21 @@ export function setFlagsFromCarries(g: OpGen, bits: Bits, result: number, vector
     } else if (bits === 64) {
       const v = g.scratch(0x7e, 9);
       vector();
-      w.tee(v).i64Const(32n).op(i64.shr_u).op(i32.wrap_i64).i32Const(0xc0000000 | 0).op(i32.and);
+      w.tee(v)
+        .i64Const(32n)
+        .op(i64.shr_u)
+        .op(i32.wrap_i64)
+        .i32Const(0xc0000000 | 0)
+        .op(i32.and);
       w.get(v).op(i32.wrap_i64).i32Const(8).op(i32.and).op(i32.or);
     } else {
       const v = g.scratch(0x7f, 9);
       vector();
-      w.tee(v).i32Const(32 - bits).op(i32.shl).i32Const(0xc0000000 | 0).op(i32.and);
+      w.tee(v)
+        .i32Const(32 - bits)
+        .op(i32.shl)
+        .i32Const(0xc0000000 | 0)
+        .op(i32.and);
       w.get(v).i32Const(8).op(i32.and).op(i32.or);
     }
   });
@@ -43,7 +52,13 @@ export function setFlagsLogic(g: OpGen, bits: Bits, result: number): void {
 }
 
 /** Flags of a shift or multiply: result's SZP, AF clear, CF and OF as i32 0/1 from locals. */
-export function setFlagsResultCarryOverflow(g: OpGen, bits: Bits, result: number, carry: number, overflow: number): void {
+export function setFlagsResultCarryOverflow(
+  g: OpGen,
+  bits: Bits,
+  result: number,
+  carry: number,
+  overflow: number,
+): void {
   g.setFlagsResult(() => pushSigned(g, bits, result));
   g.setFlagsAux(() => pushCarryOverflowAux(g, carry, overflow));
 }
@@ -99,7 +114,24 @@ function pushParity(g: OpGen): void {
 }
 
 /** Condition codes in encoding order (Intel SDM volume 1, appendix B). */
-export const CONDITIONS = ['o', 'no', 'b', 'ae', 'e', 'ne', 'be', 'a', 's', 'ns', 'p', 'np', 'l', 'ge', 'le', 'g'] as const;
+export const CONDITIONS = [
+  'o',
+  'no',
+  'b',
+  'ae',
+  'e',
+  'ne',
+  'be',
+  'a',
+  's',
+  'ns',
+  'p',
+  'np',
+  'l',
+  'ge',
+  'le',
+  'g',
+] as const;
 
 /** Pushes condition `code` (0..15) as i32 0 or 1. */
 export function pushCondition(g: OpGen, code: number): void {

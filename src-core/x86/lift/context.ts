@@ -138,7 +138,8 @@ export class LiftContext {
     }
     const disp = Number(BigInt.asIntN(32, wide));
     if (BigInt(disp) !== wide && bits === 64) {
-      if (base !== Register.None || index !== Register.None) throw new Error('64-bit displacement with registers');
+      if (base !== Register.None || index !== Register.None)
+        throw new Error('64-bit displacement with registers');
       return b.const64(t, wide);
     }
     if (base === Register.None && index === Register.None) {
@@ -180,8 +181,18 @@ export class LiftContext {
     const stack = segment === Register.SS ? ACCESS_INFO.stack : 0;
     const disp = BigInt.asIntN(32, insn.memoryDisplacement);
     const direct = insn.memoryIndex === Register.None && isGeneralRegister(base);
-    if (plain && direct && width === (this.code64 ? 64 : 32) && (width === 32 || disp === BigInt.asIntN(64, insn.memoryDisplacement))) {
-      const address: Address = { loc: generalRegister(base).loc, disp: Number(disp), width, info: info | stack };
+    if (
+      plain &&
+      direct &&
+      width === (this.code64 ? 64 : 32) &&
+      (width === 32 || disp === BigInt.asIntN(64, insn.memoryDisplacement))
+    ) {
+      const address: Address = {
+        loc: generalRegister(base).loc,
+        disp: Number(disp),
+        width,
+        info: info | stack,
+      };
       this.#checkAlignment(address, bits);
       return address;
     }

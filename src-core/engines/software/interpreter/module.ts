@@ -186,7 +186,12 @@ class InterpreterGen implements OpGen {
   /** Leaves the TLB entry's arena address in scratch and pushes whether its tag allows the access. */
   #probe(address: number, bytes: number, tag: number, entry: number): void {
     const { w } = this;
-    w.get(address).i64Const(12n).op(i64.shr_u).op(i32.wrap_i64).i32Const(TLB.entries - 1).op(i32.and);
+    w.get(address)
+      .i64Const(12n)
+      .op(i64.shr_u)
+      .op(i32.wrap_i64)
+      .i32Const(TLB.entries - 1)
+      .op(i32.and);
     w.i32Const(Math.log2(TLB.entrySize)).op(i32.shl);
     this.state32(CTL.tlbBank);
     w.op(i32.add).tee(entry).mem(i64.load, tag);
@@ -214,7 +219,17 @@ class InterpreterGen implements OpGen {
     if (bytes === 16) this.#alignedOrAny(address);
     w.if(type);
     this.#host(address, entry);
-    w.mem(bytes === 16 ? v128.load : bytes === 8 ? i64.load : bytes === 4 ? i32.load : bytes === 2 ? i32.load16_u : i32.load8_u);
+    w.mem(
+      bytes === 16
+        ? v128.load
+        : bytes === 8
+          ? i64.load
+          : bytes === 4
+            ? i32.load
+            : bytes === 2
+              ? i32.load16_u
+              : i32.load8_u,
+    );
     w.else();
     this.setState32(CTL.exitUop, () => w.get(this.#pc));
     this.#slowArguments(address, bytes);
@@ -222,7 +237,11 @@ class InterpreterGen implements OpGen {
     this.#leaveIfFaulted();
     w.i32Const(0);
     if (bytes === 16) w.mem(v128.load, CTL.slowWide);
-    else w.mem(bytes === 8 ? i64.load : bytes === 4 ? i32.load : bytes === 2 ? i32.load16_u : i32.load8_u, CTL.slowValue);
+    else
+      w.mem(
+        bytes === 8 ? i64.load : bytes === 4 ? i32.load : bytes === 2 ? i32.load16_u : i32.load8_u,
+        CTL.slowValue,
+      );
     w.end();
   }
 
@@ -243,7 +262,17 @@ class InterpreterGen implements OpGen {
     w.if();
     this.#host(address, entry);
     w.get(value);
-    w.mem(bytes === 16 ? v128.store : bytes === 8 ? i64.store : bytes === 4 ? i32.store : bytes === 2 ? i32.store16 : i32.store8);
+    w.mem(
+      bytes === 16
+        ? v128.store
+        : bytes === 8
+          ? i64.store
+          : bytes === 4
+            ? i32.store
+            : bytes === 2
+              ? i32.store16
+              : i32.store8,
+    );
     w.else();
     this.setState32(CTL.exitUop, () => w.get(this.#pc));
     w.i32Const(0).get(value);
@@ -346,7 +375,12 @@ function emitDispatch(g: InterpreterGen, block: number): void {
   w.op(i64.eqz).op(i32.eqz).if();
   w.get(linear).i64Const(0xffffffffn).op(i64.and).set(linear);
   w.end();
-  w.get(linear).i64Const(12n).op(i64.shr_u).op(i32.wrap_i64).i32Const(TLB.entries - 1).op(i32.and);
+  w.get(linear)
+    .i64Const(12n)
+    .op(i64.shr_u)
+    .op(i32.wrap_i64)
+    .i32Const(TLB.entries - 1)
+    .op(i32.and);
   w.i32Const(Math.log2(TLB.entrySize)).op(i32.shl);
   g.state32(CTL.tlbBank);
   w.op(i32.add).tee(entry).mem(i64.load, TLB.execTag);
@@ -357,15 +391,23 @@ function emitDispatch(g: InterpreterGen, block: number): void {
   // lookupIndex()
   w.get(code).get(code).i32Const(13).op(i32.shr_u).op(i32.xor);
   g.state32(CTL.modeKey);
-  w.i32Const(0x9e3779b1 | 0).op(i32.mul).op(i32.xor).i32Const(LOOKUP.entries - 1).op(i32.and);
+  w.i32Const(0x9e3779b1 | 0)
+    .op(i32.mul)
+    .op(i32.xor)
+    .i32Const(LOOKUP.entries - 1)
+    .op(i32.and);
   w.i32Const(Math.log2(LOOKUP.entrySize)).op(i32.shl).tee(entry);
-  w.mem(i32.load, ARENA.blockTable + LOOKUP.code).get(code).op(i32.ne);
+  w.mem(i32.load, ARENA.blockTable + LOOKUP.code)
+    .get(code)
+    .op(i32.ne);
   w.get(entry).mem(i32.load, ARENA.blockTable + LOOKUP.mode);
   g.state32(CTL.modeKey);
   w.op(i32.ne).op(i32.or).if();
   w.i32Const(EXIT.miss).return();
   w.end();
-  w.get(entry).mem(i32.load, ARENA.blockTable + LOOKUP.block).set(block);
+  w.get(entry)
+    .mem(i32.load, ARENA.blockTable + LOOKUP.block)
+    .set(block);
   g.state64(RIP);
   w.get(block).mem(i64.load32_u, BLOCK.bytes).op(i64.add).i64Const(1n).op(i64.sub);
   g.state32(CTL.codeLimit);

@@ -1,0 +1,234 @@
+import { ARENA, type Arena } from '../../machine/arena.ts';
+import type { IrOp } from '../../ir/op.ts';
+import { op } from '../../ir/op.ts';
+import type { LiftedBlock } from '../../x86/lift/block.ts';
+import type { CodeSize } from '../../x86/mode.ts';
+import { BLOCK, LOOKUP, lookupIndex, UOP } from './exit.ts';
+
+const PAGE_SHIFT = 12;
+/** Code is tracked in chunks of so many bytes, 64 a page. */
+const CHUNK_SHIFT = 6;
+
+/** A cached block. */
+export interface CachedBlock {
+  readonly id: number;
+  /** Arena address of its header in the micro-op area. */
+  readonly address: number;
+  /** Arena address of its first byte of guest code. */
+  readonly code: number;
+  readonly bytes: number;
+  readonly modeKey: number;
+  /** Arena address of the second page's first byte when the code runs into another page, else -1. */
+  readonly secondPage: number;
+  /** For each guest instruction: arena address of its first micro-op and its offset in bytes. */
+  readonly instructions: readonly { uop: number; offset: number }[];
+  /** Its code was changed: never entered again. */
+  dead: boolean;
+}
+
+/** The micro-op cache: blocks by the arena address of their code and their mode, and which pages hold code. */
+export class BlockCache {
+  readonly #arena: Arena;
+  readonly #protectPage: (arenaPage: number) => void;
+  readonly #unprotectPage: (arenaPage: number) => void;
+  #blocks: CachedBlock[] = [];
+  readonly #pages = new Map<number, { low: number; high: number; blocks: Set<CachedBlock> }>();
+  /** Blocks that run into a second page stand outside of the table: their second page is verified at each entry. */
+  readonly #crossing = new Map<string, CachedBlock>();
+  #next: number = ARENA.uops;
+  /** Blocks made so far. */
+  made = 0;
+
+  /** The callbacks put and lift write protection on a page (arena address >> 12) as it gets or loses code. */
+  constructor(
+    arena: Arena,
+    protectPage: (arenaPage: number) => void,
+    unprotectPage: (arenaPage: number) => void,
+  ) {
+    this.#arena = arena;
+    this.#protectPage = protectPage;
+    this.#unprotectPage = unprotectPage;
+    this.#clearTable();
+  }
+
+  #clearTable(): void {
+    const start = ARENA.blockTable;
+    this.#arena.u8.fill(0, start, start + LOOKUP.entries * LOOKUP.entrySize);
+  }
+
+  /** True when there is no room for another block of any size: `clear` first. */
+  get full(): boolean {
+    return this.#next + 64 * 1024 > ARENA.uops + ARENA.uopsSize;
+  }
+
+  /** Forgets everything. */
+  clear(): void {
+    for (const page of this.#pages.keys()) this.#unprotectPage(page);
+    this.#pages.clear();
+    this.#crossing.clear();
+    this.#blocks = [];
+    this.#next = ARENA.uops;
+    this.#clearTable();
+  }
+
+  /** The block of a header address. */
+  at(address: number): CachedBlock {
+    const block = this.#blocks[this.#arena.u32[(address + BLOCK.id) >> 2]!];
+    if (!block) throw new Error(`no block at 0x${address.toString(16)}`);
+    return block;
+  }
+
+  /** A live block that runs into a second page; the caller sees to it that this page is still the one mapped there. */
+  findCrossing(code: number, modeKey: number): CachedBlock | undefined {
+    return this.#crossing.get(`${code}.${modeKey}`);
+  }
+
+  /** A live block by key (the wasm dispatch only knows the table, where another may have taken its place). */
+  find(code: number, modeKey: number): CachedBlock | undefined {
+    const entry = (ARENA.blockTable + lookupIndex(code, modeKey) * LOOKUP.entrySize) >> 2;
+    const { u32 } = this.#arena;
+    if (u32[entry] !== code || u32[entry + 1] !== modeKey) return undefined;
+    return this.at(u32[entry + 2]!);
+  }
+
+  /** Encodes a lifted block and enters it in the table (`listed` false: it is for one use). */
+  add(lifted: LiftedBlock, code: number, modeKey: number, secondPage: number, listed = true): CachedBlock {
+    const { view, u32 } = this.#arena;
+    const address = this.#next;
+    const id = this.#blocks.length;
+    u32[(address + BLOCK.count) >> 2] = lifted.instructions.length;
+    u32[(address + BLOCK.bytes) >> 2] = lifted.bytes;
+    u32[(address + BLOCK.id) >> 2] = id;
+    const first = address + BLOCK.header;
+    lifted.ops.forEach((ir, index) => writeUop(view, first + index * UOP.size, ir));
+    this.#next = first + lifted.ops.length * UOP.size;
+    const block: CachedBlock = {
+      id,
+      address,
+      code,
+      bytes: lifted.bytes,
+      modeKey,
+      secondPage,
+      instructions: lifted.instructions.map(({ firstOp, offset }) => ({
+        uop: first + firstOp * UOP.size,
+        offset,
+      })),
+      dead: false,
+    };
+    this.#blocks.push(block);
+    this.made++;
+    if (!listed) return block;
+    const inFirst = Math.min(lifted.bytes, 4096 - (code & 0xfff));
+    this.#claim(block, code, inFirst);
+    if (secondPage >= 0) {
+      this.#claim(block, secondPage, lifted.bytes - inFirst);
+      this.#crossing.set(`${code}.${modeKey}`, block);
+    } else {
+      const entry = (ARENA.blockTable + lookupIndex(code, modeKey) * LOOKUP.entrySize) >> 2;
+      u32[entry] = code;
+      u32[entry + 1] = modeKey;
+      u32[entry + 2] = address;
+    }
+    return block;
+  }
+
+  #claim(block: CachedBlock, start: number, bytes: number): void {
+    const page = start >>> PAGE_SHIFT;
+    let entry = this.#pages.get(page);
+    if (!entry) {
+      this.#pages.set(page, (entry = { low: 0, high: 0, blocks: new Set() }));
+      this.#protectPage(page);
+    }
+    entry.blocks.add(block);
+    const [low, high] = chunks(start, bytes);
+    entry.low |= low;
+    entry.high |= high;
+  }
+
+  /** Kills the blocks that hold any of these bytes (arena addresses, within one page). Returns how many. */
+  invalidate(start: number, bytes: number): number {
+    const page = start >>> PAGE_SHIFT;
+    const entry = this.#pages.get(page);
+    if (!entry) return 0;
+    const [low, high] = chunks(start, bytes);
+    if ((entry.low & low) === 0 && (entry.high & high) === 0) return 0;
+    let killed = 0;
+    entry.low = 0;
+    entry.high = 0;
+    for (const block of entry.blocks) {
+      const inFirst = Math.min(block.bytes, 4096 - (block.code & 0xfff));
+      const first = block.code >>> PAGE_SHIFT === page;
+      const from = first ? block.code : block.secondPage;
+      const length = first ? inFirst : block.bytes - inFirst;
+      if (from < start + bytes && start < from + length) {
+        this.#kill(block);
+        entry.blocks.delete(block);
+        killed++;
+      } else {
+        const [blockLow, blockHigh] = chunks(from, length);
+        entry.low |= blockLow;
+        entry.high |= blockHigh;
+      }
+    }
+    if (entry.blocks.size === 0) {
+      this.#pages.delete(page);
+      this.#unprotectPage(page);
+    }
+    return killed;
+  }
+
+  #kill(block: CachedBlock): void {
+    block.dead = true;
+    const entry = (ARENA.blockTable + lookupIndex(block.code, block.modeKey) * LOOKUP.entrySize) >> 2;
+    const { u32 } = this.#arena;
+    if (u32[entry + 2] === block.address) {
+      u32[entry] = 0;
+      u32[entry + 1] = 0;
+      u32[entry + 2] = 0;
+    }
+    if (block.secondPage >= 0) this.#crossing.delete(`${block.code}.${block.modeKey}`);
+  }
+}
+
+/** The chunks of a page that [start, start + bytes) touches, as two 32-bit masks. */
+function chunks(start: number, bytes: number): [number, number] {
+  const first = (start & 0xfff) >> CHUNK_SHIFT;
+  const last = Math.min(63, ((start & 0xfff) + bytes - 1) >> CHUNK_SHIFT);
+  let low = 0;
+  let high = 0;
+  for (let chunk = first; chunk <= last; chunk++) {
+    if (chunk < 32) low |= 1 << chunk;
+    else high |= 1 << (chunk - 32);
+  }
+  return [low, high];
+}
+
+function writeUop(view: DataView, at: number, ir: IrOp): void {
+  view.setUint16(at + UOP.op, ir.def.id, true);
+  view.setUint16(at + UOP.dst, ir.dst, true);
+  if (ir.def.name === 'const64') {
+    view.setBigUint64(at + UOP.wide, ir.wide, true);
+  } else {
+    view.setUint16(at + UOP.a, ir.a, true);
+    view.setUint16(at + UOP.b, ir.b, true);
+    view.setInt32(at + UOP.imm, ir.imm, true);
+  }
+  view.setUint16(at + UOP.c, ir.c, true);
+  view.setUint16(at + UOP.callout, ir.callout?.id ?? 0, true);
+}
+
+/** Overwrites a micro-op with one that ends the block at `offset` from its start; returns the bytes it replaced. */
+export function patchEnd(arena: Arena, uop: number, codeBits: CodeSize, offset: number): Uint8Array {
+  const saved = arena.u8.slice(uop, uop + UOP.size);
+  writeUop(arena.view, uop, {
+    def: op(`end.${codeBits}`),
+    dst: 0,
+    a: 0,
+    b: 0,
+    imm: offset,
+    c: 0,
+    wide: 0n,
+    callout: undefined,
+  });
+  return saved;
+}

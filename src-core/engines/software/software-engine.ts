@@ -1,0 +1,540 @@
+import type { ExitReason } from '../../accounting/exits.ts';
+import type { Arena } from '../../machine/arena.ts';
+import { FLAG_RF, FLAG_TF } from '../../x86/bits.ts';
+import { callouts } from '../../x86/callout.ts';
+import type { Cpu } from '../../x86/cpu.ts';
+import { INSTRUCTION_BYTES_MAX } from '../../x86/decoder.ts';
+import { DR6_BS, instructionBreakpoint, raiseDebug } from '../../x86/debug.ts';
+import { GuestFault, VECTOR } from '../../x86/faults.ts';
+import { deliverException, deliverInterrupt } from '../../x86/interrupts.ts';
+import { CTL, DR7, FLAGS_SYSTEM, RIP } from '../../x86/layout.ts';
+import { BLOCK_INSTRUCTIONS_MAX, liftBlock } from '../../x86/lift/block.ts';
+import { type CodeSize, codeSizeOf, MODE } from '../../x86/mode.ts';
+import { getSigned } from '../../x86/words.ts';
+import type { Engine, RunEnd } from '../engine.ts';
+import { BlockCache, type CachedBlock, patchEnd } from './block-cache.ts';
+import { EXIT } from './exit.ts';
+import { generateInterpreter } from './interpreter/module.ts';
+
+const WASM_PAGE = 65536;
+const PAGE = 4096;
+const TWO_32 = 0x100000000;
+/** Most bytes a block of code is read from: more than BLOCK_INSTRUCTIONS_MAX instructions usually take. */
+const BLOCK_BYTES_MAX = 256;
+/** What Mmu.fetchPage returns where no plain memory is. */
+const DEVICE_PAGE = -2;
+/** One in this many callouts of a reason is timed. */
+const TIMED_EVERY = 64;
+
+/** One compiled interpreter for each size of memory (the import must match it). */
+const modules = new Map<number, WebAssembly.Module>();
+
+function interpreterModule(pages: number): WebAssembly.Module {
+  let module = modules.get(pages);
+  if (!module) modules.set(pages, (module = new WebAssembly.Module(generateInterpreter(pages))));
+  return module;
+}
+
+/** A micro-op overwritten to end its block early. */
+interface Patch {
+  block: CachedBlock;
+  uop: number;
+  saved: Uint8Array;
+  /** Instructions of the block that come after the end. */
+  rest: number;
+}
+
+/**
+ * The software engine: guest code is lifted to IR once, encoded as micro-ops and executed by the interpreter, a wasm
+ * module generated from the IR's definitions.
+ */
+export class SoftwareEngine implements Engine {
+  readonly kind = 'software';
+  readonly #arena: Arena;
+  readonly #cpu: Cpu;
+  readonly #blocks: BlockCache;
+  readonly #run: (block: number) => number;
+  /** Budget taken away to make the interpreter come back for an event. */
+  #stolen = 0;
+  #exitRequested = false;
+  /** Where a run's instructions are counted from. */
+  #granted = 0;
+  /** TypeScript is on wasm's stack: CTL.exitUop says where. */
+  #inCallout = false;
+  #patch: Patch | undefined;
+  readonly #calloutCounts: Float64Array;
+  readonly #calloutReasons: ExitReason[];
+  /** Everything cached must go as soon as no block is being executed. */
+  #flushPending = false;
+
+  constructor({ arena, cpu }: { arena: Arena; cpu: Cpu }) {
+    this.#arena = arena;
+    this.#cpu = cpu;
+    this.#blocks = new BlockCache(
+      arena,
+      (page) => cpu.mmu.protectCodePage(page),
+      (page) => cpu.mmu.unprotectCodePage(page),
+    );
+    const table = callouts();
+    this.#calloutCounts = new Float64Array(table.length);
+    this.#calloutReasons = table.map(({ reason }) => reason);
+    const pages = arena.buffer.byteLength / WASM_PAGE;
+    const instance = new WebAssembly.Instance(interpreterModule(pages), {
+      env: {
+        memory: arena.memory,
+        slowLoad: (lo: number, hi: number, info: number): number => {
+          this.#inCallout = true;
+          const status = cpu.mmu.slowLoad(lo, hi, info);
+          this.#inCallout = false;
+          return status;
+        },
+        slowStore: (lo: number, hi: number, info: number): number => {
+          this.#inCallout = true;
+          const status = cpu.mmu.slowStore(lo, hi, info);
+          this.#inCallout = false;
+          return status;
+        },
+        callout: (id: number, uop: number): number => this.#callout(id, uop),
+      },
+    });
+    this.#run = instance.exports.run as (block: number) => number;
+    cpu.mmu.onCodeWrite = (address, size) => this.#codeWritten(address, size);
+    cpu.onAttention = () => this.#attention();
+    cpu.instructionCount = () => this.#instructionCount();
+  }
+
+  // ---- the run loop --------------------------------------------------------------------------------------------
+
+  run(maxInstructions: number): RunEnd {
+    const cpu = this.#cpu;
+    const started = performance.now();
+    this.#granted = Math.min(maxInstructions, 0x7fffffff);
+    this.#stolen = 0;
+    this.#exitRequested = false;
+    cpu.i32[CTL.budget >> 2] = this.#granted;
+    try {
+      return this.#loop();
+    } finally {
+      this.#returnStolen();
+      const executed = this.#granted - cpu.i32[CTL.budget >> 2]!;
+      cpu.set64(CTL.instructions, cpu.get64(CTL.instructions) + BigInt(executed));
+      this.#granted = 0;
+      cpu.i32[CTL.budget >> 2] = 0;
+      this.#flushCounts(executed);
+      cpu.accounting.spend('guest', (performance.now() - started) * 1e6);
+    }
+  }
+
+  #loop(): RunEnd {
+    const cpu = this.#cpu;
+    let block = 0;
+    for (;;) {
+      this.#returnStolen();
+      if (this.#flushPending) {
+        this.#flushPending = false;
+        this.#blocks.clear();
+        cpu.mmu.flush();
+        block = 0;
+      }
+      if (this.#exitRequested) return 'slice';
+      if (block === 0) {
+        const shadow = cpu.get32(CTL.interruptShadow);
+        if (shadow === 0 && cpu.interruptible && cpu.interrupts.hasInterrupt()) {
+          const vector = cpu.interrupts.acknowledge();
+          if (vector >= 0) {
+            if (deliverInterrupt(cpu, vector, { type: 'external' }) === 'shutdown') return 'shutdown';
+            continue;
+          }
+        }
+        if (cpu.get32(CTL.halted) !== 0) return 'halt';
+        const left = cpu.i32[CTL.budget >> 2]!;
+        if (left <= 0) return 'slice';
+        if (shadow !== 0 || (cpu.get32(CTL.modeKey) & MODE.single) !== 0) {
+          const end = this.#step();
+          if (end) return end;
+          continue;
+        }
+      }
+      const reason = this.#run(block);
+      block = 0;
+      switch (reason) {
+        case EXIT.miss: {
+          const found = this.#findBlock(BLOCK_INSTRUCTIONS_MAX);
+          if (typeof found === 'string') return found;
+          block = found;
+          break;
+        }
+        case EXIT.budget:
+          if (this.#stolen === 0 && cpu.i32[CTL.budget >> 2]! > 0) {
+            // The next block is longer than what is left: one instruction at a time to the exact count.
+            const end = this.#step();
+            if (end) return end;
+          }
+          break;
+        case EXIT.fault: {
+          const end = this.#fault();
+          if (end) return end;
+          break;
+        }
+        case EXIT.check:
+          this.#settlePatch();
+          break;
+        case EXIT.limit: {
+          const end = this.#step();
+          if (end) return end;
+          break;
+        }
+        default:
+          throw new Error(`the interpreter returned ${reason}`);
+      }
+    }
+  }
+
+  /**
+   * Executes exactly one instruction, with what comes with that: breakpoints, RF, the trap after it, the end of the
+   * interrupt shadow. A fault is delivered.
+   */
+  #step(): RunEnd | undefined {
+    const cpu = this.#cpu;
+    const shadow = cpu.get32(CTL.interruptShadow);
+    const flags = cpu.get32(FLAGS_SYSTEM);
+    const debugging = (flags & FLAG_TF) !== 0 || (cpu.get32(DR7) & 0xff) !== 0;
+    if (debugging && (flags & FLAG_RF) === 0 && (shadow & 2) === 0) {
+      const hits = instructionBreakpoint(cpu, this.#codeAddress());
+      if (hits !== 0) return this.#deliverDebug(hits);
+    }
+    cpu.set32(CTL.pendingDebug, 0);
+    const forced = (cpu.get32(CTL.modeKey) & MODE.single) === 0;
+    if (forced) cpu.set32(CTL.modeKey, cpu.get32(CTL.modeKey) | MODE.single);
+    const found = this.#findBlock(1);
+    if (typeof found === 'string') {
+      if (forced) cpu.updateMode();
+      return found === 'slice' ? undefined : found;
+    }
+    if (found === 0) {
+      if (forced) cpu.updateMode();
+      return undefined;
+    }
+    const left = cpu.i32[CTL.budget >> 2]!;
+    const stolen = this.#stolen;
+    this.#granted -= left - 1;
+    cpu.i32[CTL.budget >> 2] = 1;
+    let reason: number;
+    try {
+      reason = this.#run(found);
+    } finally {
+      this.#returnStolen();
+      this.#granted += left - 1;
+      cpu.i32[CTL.budget >> 2]! += left - 1;
+      this.#stolen = stolen;
+    }
+    if (forced) cpu.updateMode();
+    if (reason === EXIT.fault) return this.#fault();
+    this.#settlePatch();
+    // The shadow covered this instruction; one that this instruction made covers the next.
+    const after = cpu.get32(CTL.interruptShadow);
+    if (after === shadow) cpu.set32(CTL.interruptShadow, 0);
+    if ((flags & FLAG_RF) !== 0) {
+      cpu.set32(FLAGS_SYSTEM, cpu.get32(FLAGS_SYSTEM) & ~FLAG_RF);
+      cpu.updateMode();
+    }
+    if (!debugging) return undefined;
+    let causes = cpu.get32(CTL.pendingDebug);
+    if ((flags & FLAG_TF) !== 0) causes |= DR6_BS;
+    if (causes === 0 || (cpu.get32(CTL.interruptShadow) & 2) !== 0) return undefined;
+    return this.#deliverDebug(causes);
+  }
+
+  #deliverDebug(causes: number): RunEnd | undefined {
+    const fault = raiseDebug(this.#cpu, causes);
+    return deliverException(this.#cpu, fault.vector, fault.errorCode) === 'shutdown' ? 'shutdown' : undefined;
+  }
+
+  /** Delivers the fault recorded in CTL at the micro-op that left. */
+  #fault(): RunEnd | undefined {
+    const cpu = this.#cpu;
+    const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
+    const index = this.#instructionAt(block, cpu.get32(CTL.exitUop));
+    // Neither the faulting instruction nor those after it were executed.
+    cpu.i32[CTL.budget >> 2]! += block.instructions.length - index;
+    this.#restorePatch();
+    const rip = this.#ipAt(block, block.instructions[index]!.offset);
+    cpu.set64(RIP, rip);
+    cpu.set32(CTL.interruptShadow, 0);
+    return deliverException(cpu, cpu.get32(CTL.faultVector), cpu.get32(CTL.faultCode)) === 'shutdown'
+      ? 'shutdown'
+      : undefined;
+  }
+
+  #instructionAt(block: CachedBlock, uop: number): number {
+    let low = 0;
+    let high = block.instructions.length - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (block.instructions[middle]!.uop <= uop) low = middle;
+      else high = middle - 1;
+    }
+    return low;
+  }
+
+  #ipAt(block: CachedBlock, offset: number): bigint {
+    const bits = codeSizeOf(block.modeKey);
+    return BigInt.asUintN(bits, this.#cpu.rip + BigInt(offset));
+  }
+
+  // ---- finding and making blocks -------------------------------------------------------------------------------
+
+  /** Linear address of the next instruction. */
+  #codeAddress(): number {
+    const { u32, i32 } = this.#cpu;
+    const base = u32[CTL.codeBase >> 2]!;
+    const low = u32[RIP >> 2]!;
+    const mode = u32[CTL.modeKey >> 2]! & MODE.codeSizeMask;
+    if (mode === MODE.code64) return i32[(RIP >> 2) + 1]! * TWO_32 + low;
+    return (base + low) % TWO_32;
+  }
+
+  /**
+   * The block at RIP, its arena address. A fault in fetching it is delivered: 0 then (or 'shutdown'); 'slice' never
+   * comes from here but stands for "nothing to run, go round again".
+   */
+  #findBlock(maxInstructions: number): number | 'shutdown' | 'slice' {
+    const cpu = this.#cpu;
+    const modeKey = cpu.get32(CTL.modeKey);
+    const linear = this.#codeAddress();
+    const single = (modeKey & MODE.single) !== 0;
+    const limit = cpu.get32(CTL.codeLimit);
+    const offset = (modeKey & MODE.codeSizeMask) === MODE.code64 ? 0 : cpu.get32(RIP);
+    if (offset > limit) return this.#deliverAtRip(VECTOR.GP, 0);
+    const code = cpu.mmu.fetchPage(linear);
+    if (code === -1) return this.#deliverAtRip(cpu.get32(CTL.faultVector), cpu.get32(CTL.faultCode));
+    if (code >= 0) {
+      const known = this.#blocks.find(code, modeKey);
+      if (known && (!single || offset + known.bytes - 1 <= limit)) return known.address;
+      const crossing = this.#blocks.findCrossing(code, modeKey);
+      if (crossing && offset + crossing.bytes - 1 <= limit) {
+        const second = cpu.mmu.fetchPage(nextPage(linear, modeKey));
+        if (second === crossing.secondPage) return crossing.address;
+      }
+    }
+    return this.#makeBlock(linear, code, modeKey, maxInstructions, limit - offset);
+  }
+
+  #makeBlock(
+    linear: number,
+    code: number,
+    modeKey: number,
+    maxInstructions: number,
+    roomInSegment: number,
+  ): number | 'shutdown' {
+    const cpu = this.#cpu;
+    const started = performance.now();
+    const inPage = PAGE - (linear & (PAGE - 1));
+    let bytes =
+      code >= 0
+        ? cpu.u8.subarray(code, code + Math.min(inPage, BLOCK_BYTES_MAX))
+        : this.#readDevice(linear, inPage);
+    let secondPage = -1;
+    let lifted = liftBlock(bytes, modeKey, code >= 0 ? maxInstructions : 1);
+    if (!lifted) {
+      // The first instruction runs into the next page.
+      const next = nextPage(linear, modeKey);
+      secondPage = cpu.mmu.fetchPage(next);
+      if (secondPage === -1) return this.#deliverAtRip(cpu.get32(CTL.faultVector), cpu.get32(CTL.faultCode));
+      const tail =
+        secondPage >= 0
+          ? cpu.u8.subarray(secondPage, secondPage + INSTRUCTION_BYTES_MAX)
+          : this.#readDevice(next, INSTRUCTION_BYTES_MAX);
+      const both = new Uint8Array(bytes.length + tail.length);
+      both.set(bytes);
+      both.set(tail, bytes.length);
+      bytes = both;
+      lifted = liftBlock(bytes, modeKey, 1);
+      if (!lifted) throw new Error('an instruction longer than 15 bytes was not recognised');
+    }
+    if (lifted.bytes > roomInSegment + 1) {
+      if (lifted.instructions.length === 1) return this.#deliverAtRip(VECTOR.GP, 0);
+      return this.#makeBlock(linear, code, modeKey, 1, roomInSegment);
+    }
+    if (this.#blocks.full) this.#blocks.clear();
+    const block = this.#blocks.add(
+      lifted,
+      code,
+      modeKey,
+      secondPage,
+      code >= 0 && secondPage !== DEVICE_PAGE,
+    );
+    cpu.accounting.count('translation');
+    const ns = (performance.now() - started) * 1e6;
+    cpu.accounting.addTime('translation', ns);
+    cpu.accounting.spend('translation', ns);
+    return block.address;
+  }
+
+  /** Code bytes from where no plain memory is. */
+  #readDevice(linear: number, most: number): Uint8Array {
+    const bytes = new Uint8Array(Math.min(most, INSTRUCTION_BYTES_MAX));
+    const phys = this.#cpu.mmu.translate(linear, 2, this.#cpu.cpl === 3);
+    if (phys < 0) throw new Error('a page that was just translated is gone');
+    for (let i = 0; i < bytes.length; i++) bytes[i] = this.#cpu.memory.read(phys + i, 1);
+    return bytes;
+  }
+
+  #deliverAtRip(vector: number, errorCode: number): 0 | 'shutdown' {
+    this.#cpu.set32(CTL.interruptShadow, 0);
+    return deliverException(this.#cpu, vector, errorCode, getSigned(this.#cpu, RIP)) === 'shutdown'
+      ? 'shutdown'
+      : 0;
+  }
+
+  // ---- callouts ------------------------------------------------------------------------------------------------
+
+  #callout(id: number, uop: number): number {
+    const cpu = this.#cpu;
+    const { u16 } = cpu;
+    const at = uop >> 1;
+    const count = ++this.#calloutCounts[id]!;
+    const started = count % TIMED_EVERY === 1 ? performance.now() : -1;
+    this.#inCallout = true;
+    try {
+      callouts()[id]!.run(
+        cpu,
+        u16[at + 1]!,
+        u16[at + 2]!,
+        u16[at + 3]!,
+        cpu.i32[(uop + 8) >> 2]!,
+        u16[at + 6]!,
+      );
+      return 0;
+    } catch (error) {
+      if (!(error instanceof GuestFault)) throw error;
+      cpu.set32(CTL.faultVector, error.vector);
+      cpu.set32(CTL.faultCode, error.errorCode);
+      return 1;
+    } finally {
+      this.#inCallout = false;
+      if (started >= 0)
+        cpu.accounting.addTime(this.#calloutReasons[id]!, (performance.now() - started) * 1e6);
+    }
+  }
+
+  #flushCounts(executed: number): void {
+    const { accounting } = this.#cpu;
+    accounting.instructions += executed;
+    accounting.count('slice');
+    const counts = this.#calloutCounts;
+    for (let id = 0; id < counts.length; id++) {
+      const count = counts[id]!;
+      if (count === 0) continue;
+      accounting.count(this.#calloutReasons[id]!, count);
+      counts[id] = 0;
+    }
+  }
+
+  // ---- events --------------------------------------------------------------------------------------------------
+
+  requestExit(): void {
+    this.#exitRequested = true;
+    this.#attention();
+  }
+
+  /** Makes the interpreter come back: before the next block, or after this instruction when one is in a callout. */
+  #attention(): void {
+    const { i32 } = this.#cpu;
+    const left = i32[CTL.budget >> 2]!;
+    if (this.#granted === 0) return;
+    if (left > 0) {
+      this.#stolen += left;
+      i32[CTL.budget >> 2] = 0;
+    }
+    if (this.#inCallout) this.#endAfterInstruction();
+  }
+
+  #returnStolen(): void {
+    if (this.#stolen === 0) return;
+    this.#cpu.i32[CTL.budget >> 2]! += this.#stolen;
+    this.#stolen = 0;
+  }
+
+  /** Makes the current block end after the instruction that is being executed. */
+  #endAfterInstruction(): void {
+    if (this.#patch) return;
+    const cpu = this.#cpu;
+    const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
+    const next = this.#instructionAt(block, cpu.get32(CTL.exitUop)) + 1;
+    const place = block.instructions[next];
+    if (!place) return;
+    this.#patch = {
+      block,
+      uop: place.uop,
+      saved: patchEnd(this.#arena, place.uop, codeSizeOf(block.modeKey) as CodeSize, place.offset),
+      rest: block.instructions.length - next,
+    };
+  }
+
+  /** After EXIT.check: undoes a patch, and the count of the instructions it cut off, when it was the patch that ended the block. */
+  #settlePatch(): void {
+    const patch = this.#patch;
+    if (!patch) return;
+    this.#cpu.i32[CTL.budget >> 2]! += patch.rest;
+    this.#restorePatch();
+  }
+
+  #restorePatch(): void {
+    const patch = this.#patch;
+    if (!patch) return;
+    this.#cpu.u8.set(patch.saved, patch.uop);
+    this.#patch = undefined;
+  }
+
+  /** Instructions retired so far, exact also in the middle of a block while a callout runs. */
+  #instructionCount(): number {
+    const cpu = this.#cpu;
+    let count = Number(cpu.get64(CTL.instructions));
+    if (this.#granted === 0) return count;
+    count += this.#granted - cpu.i32[CTL.budget >> 2]! - this.#stolen;
+    if (this.#inCallout) {
+      const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
+      count -= block.instructions.length - this.#instructionAt(block, cpu.get32(CTL.exitUop));
+    }
+    return count;
+  }
+
+  // ---- memory that changes -------------------------------------------------------------------------------------
+
+  #codeWritten(address: number, size: number): void {
+    const cpu = this.#cpu;
+    const killed = this.#blocks.invalidate(address, size);
+    if (killed === 0) return;
+    cpu.accounting.count('selfModifyingCode');
+    if (this.#inCallout && this.#blocks.at(cpu.get32(CTL.currentBlock)).dead) this.#endAfterInstruction();
+  }
+
+  memoryChanged(phys: number, length: number): void {
+    for (let at = phys; at < phys + length;) {
+      const size = Math.min(PAGE - (at % PAGE), phys + length - at);
+      const { arena } = this.#cpu.memory.backing(at);
+      if (arena >= 0) this.#codeWritten(arena + (at % PAGE), size);
+      at += size;
+    }
+  }
+
+  flush(): void {
+    this.#flushPending = true;
+    // What the TLB says is wrong from now on; the block being executed may end first.
+    this.#cpu.mmu.flush();
+    if (this.#granted > 0) this.#attention();
+  }
+
+  dispose(): void {
+    this.#blocks.clear();
+    this.#cpu.mmu.onCodeWrite = () => undefined;
+    this.#cpu.onAttention = () => undefined;
+  }
+}
+
+/** First linear address of the page after the one of `linear`. */
+function nextPage(linear: number, modeKey: number): number {
+  const next = linear + PAGE - (linear & (PAGE - 1));
+  return (modeKey & MODE.codeSizeMask) === MODE.code64 ? next : next % TWO_32;
+}

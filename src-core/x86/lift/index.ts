@@ -1,0 +1,10 @@
+/** Importing this registers how every instruction is lifted. */
+import './bcd.ts';
+import './control.ts';
+import './far.ts';
+import './integer.ts';
+import './ports.ts';
+import './segments.ts';
+import './string.ts';
+import './system-flags.ts';
+import './system.ts';
