@@ -11,7 +11,7 @@ import { z } from 'zod';
  * - Electron shell: the preload script puts `window.switchyardElectron` there. After `connect()` a `message` event
  *   reaches the window (source: the window itself) with data PORT_MESSAGE and the MessagePort as `ports[0]`.
  */
-export const PORT_MESSAGE = 'switchyard:port';
+export { PORT_MESSAGE } from './port.ts';
 
 /** Stable error codes; what they mean for a person stands in `message`, what to do about it in `hint`. */
 export const ERROR_CODES = [
