@@ -17,6 +17,7 @@ import { readDebug, writeDebug } from '../debug.ts';
 import { CR0, GS, MSR, SEG_FIELD } from '../layout.ts';
 import { rdmsr, rdpmc, rdtsc, rdtscp, wrmsr } from '../msr.ts';
 import { type LiftContext, UndefinedInstruction } from './context.ts';
+import { claimSpecialMove } from './integer.ts';
 import { lift } from './table.ts';
 
 /** An instruction that is a callout without operands. */
@@ -89,11 +90,8 @@ function numberIn(first: Register, register: Register): number {
   return register >= first && register < first + 16 ? register - first : -1;
 }
 
-/**
- * MOV to and from control and debug registers.
- * @returns false when this MOV has neither as an operand.
- */
-export function liftSystemMove(cx: LiftContext): boolean {
+// MOV to and from control and debug registers.
+claimSpecialMove((cx) => {
   const { insn, b } = cx;
   if (!cx.isRegister(0) || !cx.isRegister(1)) return false;
   const bits = cx.code64 ? 64 : 32;
@@ -116,7 +114,7 @@ export function liftSystemMove(cx: LiftContext): boolean {
     }
   }
   return false;
-}
+});
 
 // Hints: their memory operand is not accessed.
 lift(
