@@ -25,7 +25,7 @@ const SYSRET_FLAGS = 0x3c7fd7;
 const R11 = 11;
 
 /** Flat CS and SS for privilege level `level`, as the fast system call instructions load them: from no table. */
-function loadFlatCode(cpu: Cpu, selector: number, level: number, size: typeof ATTR_L | typeof ATTR_DB): void {
+function loadFlatCode(cpu: Cpu, selector: number, level: number, size: number): void {
   writeSegment(cpu, SEGMENT.cs, selector, CODE | size | (level << 5), 0xffffffff, 0);
 }
 function loadFlatStack(cpu: Cpu, selector: number, level: number): void {
@@ -52,14 +52,14 @@ export function sysret(cpu: Cpu, operandSize: number): void {
   if (!cpu.code64 || (cpu.efer & EFER_SCE) === 0) throw ud();
   if (cpu.cpl !== 0) throw gp();
   const to64 = operandSize === 64;
-  const target = getSigned(cpu, RCX);
-  if (to64 && !isCanonical(target)) throw gp();
+  const target = to64 ? getSigned(cpu, RCX) : cpu.get32(RCX);
+  if (!isCanonical(target)) throw gp();
   const selector = cpu.get32(MSR.star + 4) >>> 16;
   cpu.rflags = (cpu.gpr32(R11) & SYSRET_FLAGS) | FLAGS_FIXED;
   loadFlatCode(cpu, (to64 ? selector + 16 : selector) | 3, 3, to64 ? ATTR_L : ATTR_DB);
   loadFlatStack(cpu, (selector + 8) | 3, 3);
   cpu.setCpl(3);
-  setSigned(cpu, RIP, to64 ? target : target >>> 0);
+  setSigned(cpu, RIP, target);
   cpu.updateMode();
 }
 
@@ -84,14 +84,14 @@ export function sysexit(cpu: Cpu, operandSize: number): void {
   const base = cpu.get32(MSR.sysenterCs) & 0xfffc;
   if (!cpu.protectedMode || base === 0 || cpu.cpl !== 0) throw gp();
   const to64 = operandSize === 64;
-  const target = getSigned(cpu, RDX);
-  const pointer = getSigned(cpu, RCX);
-  if (to64 && (!isCanonical(target) || !isCanonical(pointer))) throw gp();
+  const target = to64 ? getSigned(cpu, RDX) : cpu.get32(RDX);
+  const pointer = to64 ? getSigned(cpu, RCX) : cpu.get32(RCX);
+  if (!isCanonical(target) || !isCanonical(pointer)) throw gp();
   const selector = to64 ? base + 32 : base + 16;
   loadFlatCode(cpu, selector | 3, 3, to64 ? ATTR_L : ATTR_DB);
   loadFlatStack(cpu, (selector + 8) | 3, 3);
-  setSigned(cpu, RSP, to64 ? pointer : pointer >>> 0);
-  setSigned(cpu, RIP, to64 ? target : target >>> 0);
+  setSigned(cpu, RSP, pointer);
+  setSigned(cpu, RIP, target);
   cpu.setCpl(3);
   cpu.updateMode();
 }
