@@ -59,6 +59,9 @@ export interface EventOptions {
 /** 'shutdown' is a triple fault. */
 export type Delivery = 'delivered' | 'shutdown';
 
+/** CTL.interruptShadow: no single-step trap after this instruction. */
+const NO_DEBUG_TRAP = 2;
+
 /** No error code to push. */
 const NO_CODE = -1;
 
@@ -158,10 +161,13 @@ function isFault(vector: number): boolean {
 
 /** Enters a handler; throws GuestFault before any state but accessed bits has changed. */
 function enter(cpu: Cpu, vector: number, type: EventType, errorCode: number, rip: number): void {
+  const software = type !== 'external' && type !== 'nmi' && type !== 'exception';
+  const stepped = software && (cpu.get32(FLAGS_SYSTEM) & FLAG_TF) !== 0;
   if (cpu.longMode) enterLong(cpu, vector, type, errorCode, rip);
   else if (cpu.protectedMode) enterProtected(cpu, vector, type, errorCode, rip);
   else enterReal(cpu, vector, type, rip);
-  cpu.set32(CTL.interruptShadow, 0);
+  // TF is off now, so the instruction is not stepped over: debuggers know that of INT n, INT3 and INTO.
+  cpu.set32(CTL.interruptShadow, stepped ? NO_DEBUG_TRAP : 0);
   if (vector === VECTOR.DB && type !== 'software') cpu.set32(DR7, cpu.get32(DR7) & ~DR7_GD);
   cpu.updateMode();
 }

@@ -10,6 +10,7 @@ import {
   FLAG_VIF,
   FLAG_VIP,
   FLAG_VM,
+  FLAGS_ALL,
   FLAGS_ARITHMETIC,
 } from './bits.ts';
 import type { Cpu } from './cpu.ts';
@@ -25,7 +26,7 @@ import {
   requireReturnStack,
   type OperandSize,
 } from './far.ts';
-import { CTL, FLAGS_SYSTEM, RIP } from './layout.ts';
+import { CTL, DR7, FLAGS_SYSTEM, RIP } from './layout.ts';
 import { SEGMENT } from './segmentation.ts';
 import { StackView } from './stack-view.ts';
 import { returnTask } from './task.ts';
@@ -71,8 +72,13 @@ function returnReal(cpu: Cpu, operandSize: OperandSize, lowFlags: number): void 
   loadFlags(cpu, image, size === 2 ? lowFlags : lowFlags | HIGH_FLAGS);
 }
 
+/**
+ * RF lasts for one instruction, which the engine sees to while breakpoints are enabled. While none is it would change
+ * nothing but stay, so it isn't set at all.
+ */
 function loadFlags(cpu: Cpu, image: number, mask: number): void {
-  cpu.rflags = (cpu.get32(FLAGS_SYSTEM) & ~mask) | (image & mask);
+  const loaded = (cpu.get32(DR7) & 0xff) === 0 ? mask & ~FLAG_RF : mask;
+  cpu.rflags = (cpu.get32(FLAGS_SYSTEM) & ~mask) | (image & loaded);
 }
 
 function returnProtected(cpu: Cpu, operandSize: OperandSize): void {
@@ -126,7 +132,7 @@ function returnToV86(cpu: Cpu, stack: StackView, rip: number, selector: number, 
   const fs = stack.read32(28);
   const gs = stack.read32(32);
   if (rip > 0xffff) throw gp();
-  cpu.rflags = image;
+  loadFlags(cpu, image, FLAGS_ALL);
   cpu.setCpl(3);
   cpu.setGpr32(4, pointer);
   loadV86Segment(cpu, SEGMENT.es, es);

@@ -7,13 +7,14 @@ import {
   EFER_SCE,
   FLAG_IF,
   FLAG_RF,
+  FLAG_TF,
   FLAG_VM,
   FLAGS_FIXED,
 } from './bits.ts';
 import type { Cpu } from './cpu.ts';
 import { writeSegment } from './descriptors.ts';
 import { gp, ud } from './faults.ts';
-import { FLAGS_SYSTEM, MSR, RCX, RDX, RIP, RSP } from './layout.ts';
+import { CTL, FLAGS_SYSTEM, MSR, RCX, RDX, RIP, RSP } from './layout.ts';
 import { SEGMENT } from './segmentation.ts';
 import { getSigned, isCanonical, setSigned } from './words.ts';
 
@@ -39,6 +40,8 @@ export function syscall(cpu: Cpu, next: number): void {
   const flags = cpu.rflags;
   cpu.setGpr32(R11, flags);
   cpu.rflags = flags & ~cpu.get32(MSR.sfmask) & ~FLAG_RF;
+  // TF counts as it is after SYSCALL: an operating system that masks it is not stepped into.
+  if ((flags & ~cpu.rflags & FLAG_TF) !== 0) cpu.set32(CTL.interruptShadow, 2);
   const selector = cpu.get32(MSR.star + 4) & 0xfffc;
   loadFlatCode(cpu, selector, 0, ATTR_L);
   loadFlatStack(cpu, selector + 8, 0);

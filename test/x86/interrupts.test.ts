@@ -60,7 +60,7 @@ describe('real-address mode', () => {
     world.cpu.setGpr(4, 0x700n);
     world.write32(0x10700, 0x300, 0x3000, 0xffffffff);
     interruptReturn(world.cpu, 32);
-    expect(world.cpu.rflags).toBe(0x257fd7);
+    expect(world.cpu.rflags).toBe(0x247fd7);
     world.cpu.setGpr(4, 0x700n);
     world.write32(0x10700, 0x12345, 0x3000, 2);
     world.expectFault(VECTOR.GP, 0, () => interruptReturn(world.cpu, 32));
@@ -417,11 +417,11 @@ describe('IRET in protected mode', () => {
   it('loads the flags the level may change', () => {
     frame(0x100, SEL.code0, 0xfffdffff);
     interruptReturn(world.cpu, 32);
-    expect(world.cpu.rflags).toBe(0x3d7fd7);
+    expect(world.cpu.rflags).toBe(0x3c7fd7);
     world.enter(3);
     frame(0x100, SEL.code3 | 3, 0xffffffff);
     interruptReturn(world.cpu, 32);
-    expect(world.cpu.rflags).toBe(0x254dd7);
+    expect(world.cpu.rflags).toBe(0x244dd7);
     world.enter(3);
     frame(0x100 | ((SEL.code3 | 3) << 16), 0xffff);
     interruptReturn(world.cpu, 16);
@@ -535,6 +535,10 @@ describe('long mode', () => {
     frame(0x100n, BigInt(SEL.code64), 0x10202n, 0xffffffff80000000n, 0n);
     interruptReturn(world.cpu, 64);
     expect(world.cpu.gpr(4)).toBe(0xffffffff80000000n);
+    expect(world.cpu.rflags).toBe(0x202);
+    world.cpu.set32(DR7, 0x401);
+    frame(0x100n, BigInt(SEL.code64), 0x10202n, 0xffffffff80000000n, 0n);
+    interruptReturn(world.cpu, 64);
     expect(world.cpu.rflags).toBe(0x10202);
   });
 

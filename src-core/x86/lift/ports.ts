@@ -1,12 +1,15 @@
 import { Mnemonic, OpKind } from 'iced-x86';
 import { defineCallout } from '../callout.ts';
-import { RAX, RDX } from '../layout.ts';
+import { checkIoPermission } from '../io-permission.ts';
+import { RAX, RDI, RDX, RSI } from '../layout.ts';
+import { ACCESS } from '../paging.ts';
 import { readPort, writePort } from '../ports.ts';
 import type { LiftContext } from './context.ts';
+import { repeat, StringInstruction } from './string.ts';
 import { lift } from './table.ts';
 
 // Operands: dst or b = value, of c bytes; a = port (16 bits) with imm < 0, else imm is the port.
-export const portRead = defineCallout('in', 'portIo', (cpu, dst, a, _b, imm, c) => {
+const portRead = defineCallout('in', 'portIo', (cpu, dst, a, _b, imm, c) => {
   const value = readPort(cpu, imm < 0 ? cpu.u16[a >> 1]! : imm, c);
   if (c === 1) cpu.u8[dst] = value;
   else if (c === 2) cpu.u16[dst >> 1] = value;
@@ -15,9 +18,30 @@ export const portRead = defineCallout('in', 'portIo', (cpu, dst, a, _b, imm, c) 
     cpu.set32(dst + 4, 0);
   }
 });
-export const portWrite = defineCallout('out', 'portIo', (cpu, _dst, a, b, imm, c) => {
+const portWrite = defineCallout('out', 'portIo', (cpu, _dst, a, b, imm, c) => {
   const value = c === 1 ? cpu.u8[b]! : c === 2 ? cpu.u16[b >> 1]! : cpu.get32(b);
   writePort(cpu, imm < 0 ? cpu.u16[a >> 1]! : imm, c, value);
+});
+
+// INS and OUTS of one element: a = linear address (64 bits), c = bytes. The port is DX.
+const insElement = defineCallout('ins', 'portIo', (cpu, _dst, a, _b, _imm, c) => {
+  const { mmu } = cpu;
+  const port = cpu.u16[RDX >> 1]!;
+  checkIoPermission(cpu, port, c);
+  const address = mmu.linearAt(a);
+  mmu.probe(address, c, ACCESS.write);
+  const value = readPort(cpu, port, c);
+  if (c === 1) mmu.write8(address, value);
+  else if (c === 2) mmu.write16(address, value);
+  else mmu.write32(address, value);
+});
+const outsElement = defineCallout('outs', 'portIo', (cpu, _dst, a, _b, _imm, c) => {
+  const { mmu } = cpu;
+  const port = cpu.u16[RDX >> 1]!;
+  checkIoPermission(cpu, port, c);
+  const address = mmu.linearAt(a);
+  const value = c === 1 ? mmu.read8(address) : c === 2 ? mmu.read16(address) : mmu.read32(address);
+  writePort(cpu, port, c, value);
 });
 
 /** The port operand as fields of a callout. */
@@ -35,3 +59,23 @@ lift(Mnemonic.Out, (cx) => {
   cx.b.callout(portWrite, { b: RAX, ...portFields(cx, 0), c: cx.bits(1) / 8 });
   cx.endBlock();
 });
+
+for (const [input, output, bits] of [
+  [Mnemonic.Insb, Mnemonic.Outsb, 8],
+  [Mnemonic.Insw, Mnemonic.Outsw, 16],
+  [Mnemonic.Insd, Mnemonic.Outsd, 32],
+] as const) {
+  for (const [mnemonic, callout, index] of [
+    [input, insElement, RDI],
+    [output, outsElement, RSI],
+  ] as const) {
+    lift(mnemonic, (cx) => {
+      const s = new StringInstruction(cx, bits);
+      repeat(cx, s.width, () => {
+        cx.b.callout(callout, { a: cx.linear(s.address(index, index === RDI)), c: bits / 8 });
+        s.advance(index);
+      });
+      if (!cx.b.ended) cx.endBlock();
+    });
+  }
+}
