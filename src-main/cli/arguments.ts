@@ -79,6 +79,9 @@ export function parseRunArguments(args: string[]): RunOptions {
   if (values.kernel === undefined && values.firmware === undefined) {
     throw new UsageError('nothing to boot: give --kernel FILE or --firmware FILE');
   }
+  if (values.kernel !== undefined && values.firmware !== undefined) {
+    throw new UsageError('--kernel and --firmware exclude each other');
+  }
   if (values.kernel === undefined) {
     for (const [option, given] of [
       ['--initrd', values.initrd !== undefined],

@@ -34,6 +34,12 @@ function checkContent(config: VmConfig, others: readonly string[]): FieldError[]
       hint: 'Choose a kernel, or a firmware image to boot from.',
     });
   }
+  if (config.kernel !== null && config.firmware !== null) {
+    errors.push({ field: 'firmware', message: 'a kernel and a firmware image exclude each other' });
+  }
+  if (config.kernel === null && config.modules.length > 0) {
+    errors.push({ field: 'modules', message: 'modules need a kernel' });
+  }
   if (config.kernel === null && config.initrd !== null) {
     errors.push({ field: 'initrd', message: 'an initial RAM disk needs a kernel' });
   }
