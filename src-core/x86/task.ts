@@ -5,6 +5,7 @@ import {
   dplOf,
   findDescriptor,
   isNull,
+  limitOf,
   linear,
   requireStackSegment,
   selectorCode,
@@ -70,7 +71,19 @@ function refuseSwitch(selector: number, how: string): never {
   throw new VmmUnsupported('hardware task switching', `${how}, TSS selector 0x${selector.toString(16)}`);
 }
 
-/** Checks that a TSS can be switched to: #GP or #NP with its selector. */
+/** Limits a TSS must have at least, so that the whole state of a task is in it (Intel SDM volume 3, table 7-1). */
+const TSS16_LIMIT = 0x2b;
+const TSS32_LIMIT = 0x67;
+
+/** #TS with the selector when a TSS is too short to hold a task. */
+function requireTssLimit(selector: number, descriptor: Descriptor, ext: number): void {
+  const wide = (attributesOf(descriptor) & SYSTEM_WIDE) !== 0;
+  if (limitOf(descriptor) < (wide ? TSS32_LIMIT : TSS16_LIMIT)) {
+    throw new GuestFault(VECTOR.TS, selectorCode(selector, ext));
+  }
+}
+
+/** Checks that a TSS can be switched to: #GP, #NP or #TS with its selector. */
 function requireAvailableTss(cpu: Cpu, selector: number, ext: number): void {
   const descriptor = (selector & 4) === 0 ? findDescriptor(cpu, selector) : undefined;
   if (!descriptor) throw gp(selectorCode(selector, ext));
@@ -80,6 +93,7 @@ function requireAvailableTss(cpu: Cpu, selector: number, ext: number): void {
     throw gp(selectorCode(selector, ext));
   }
   if ((attributes & ATTR_P) === 0) throw new GuestFault(VECTOR.NP, selectorCode(selector, ext));
+  requireTssLimit(selector, descriptor, ext);
 }
 
 /** A task gate in the IDT was invoked (its DPL and presence are checked): refuses as INT n would. */
@@ -116,5 +130,6 @@ export function returnTask(cpu: Cpu): never {
   const type = attributes & 0x1f;
   if (type !== SYSTEM_TYPE.tss16Busy && type !== SYSTEM_TYPE.tss32Busy) throw fault;
   if ((attributes & ATTR_P) === 0) throw new GuestFault(VECTOR.NP, selectorCode(link, 0));
+  requireTssLimit(link, descriptor, 0);
   refuseSwitch(link, 'IRET with NT set');
 }
