@@ -9,7 +9,7 @@ import { FX } from '../oracle/state.ts';
 import type { CaseView, ResultView } from '../oracle/state.ts';
 import { KNOWN_DIFFERENCES } from './known-differences.ts';
 import type { Part } from './known-differences.ts';
-import { undefinedConditions, undefinedDestination, undefinedFlags } from './undefined.ts';
+import { undefinedBits, undefinedConditions, undefinedDestination, undefinedFlags } from './undefined.ts';
 
 /** One differing part of the state. */
 export interface Difference {
@@ -96,8 +96,8 @@ function rawDifferences(state: CaseView, expected: ResultView, actual: ResultVie
     if (a !== b) add(gprName(index), 'registers', hex(a, wide ? 16 : 8), hex(b, wide ? 16 : 8));
   }
   for (const [name, offset] of SEGMENTS) {
-    const a = expected.view.getUint16(offset, true);
-    const b = actual.view.getUint16(offset, true);
+    const a = selectorOf(expected, offset);
+    const b = selectorOf(actual, offset);
     if (a !== b) add(name, 'registers', hex(a), hex(b));
   }
   compareFx(expected.fx, actual.fx, add);
@@ -105,9 +105,16 @@ function rawDifferences(state: CaseView, expected: ResultView, actual: ResultVie
   return out;
 }
 
+/** A selector; null ones lose their RPL when the host's kernel returns to the process (SDM vol. 2, IRET). */
+function selectorOf(result: ResultView, offset: number): number {
+  const selector = result.view.getUint16(offset, true);
+  return (selector & ~3) === 0 ? 0 : selector;
+}
+
 /** Error codes of page faults in the kernel's half: the host's kernel is mapped there, a guest's may not be. */
 function normalErrorCode(result: ResultView): number {
-  const kernelHalf = result.vector === 14 && result.cr2 >= 0x8000_0000_0000n;
+  // Linux's TASK_SIZE_MAX: the last user page counts as the kernel's.
+  const kernelHalf = result.vector === 14 && result.cr2 >= 0x7fff_ffff_f000n;
   return kernelHalf ? result.errorCode | 1 : result.errorCode;
 }
 
@@ -187,6 +194,11 @@ function differsOnlyIn(difference: Difference, mask: number): boolean {
   return (changed & ~mask) === 0;
 }
 
+function sameBut(difference: Difference, mask: bigint): boolean {
+  const changed = BigInt(`0x${difference.expected}`) ^ BigInt(`0x${difference.actual}`);
+  return (changed & ~mask) === 0n;
+}
+
 /** What a comparison found: real differences, and how many were set aside by which reason. */
 export interface Verdict {
   readonly differences: readonly Difference[];
@@ -209,11 +221,15 @@ export function compare(state: CaseView, expected: ResultView, actual: ResultVie
       if (kept.length !== differences.length) setAside.push(reason);
       differences = kept;
     };
-    if (instruction.code !== Code.INVALID && expected.vector === 3) {
+    // A fault at another address is the next instruction's.
+    const completed = expected.vector === 3 || expected.rip !== BigInt(state.rip);
+    if (instruction.code !== Code.INVALID && completed) {
       const flags = undefinedFlags(instruction, state);
       const conditions = undefinedConditions(instruction.mnemonic, isX87(state));
+      const bits = undefinedBits(instruction.mnemonic);
       keep(UNDEFINED_BY_SDM, (difference) => {
         if (difference.field === 'rflags') return !differsOnlyIn(difference, flags);
+        if (difference.part === 'registers' && bits !== 0n) return !sameBut(difference, bits);
         if (difference.field === 'fsw') return !differsOnlyIn(difference, conditions);
         return !(
           undefinedDestination(instruction, state) &&

@@ -4,7 +4,7 @@
 import { Code } from 'iced-x86';
 import { Oracle } from '../oracle/client.ts';
 import type { ResultBatch } from '../oracle/client.ts';
-import { CASE_SIZE, DATA_SIZE, MAX_BATCH, RESULT } from '../oracle/layout.ts';
+import { CASE_SIZE, DATA_SIZE, MAX_BATCH, RESULT, VECTOR_ENDLESS } from '../oracle/layout.ts';
 import { CaseView, ResultView } from '../oracle/state.ts';
 import type { Bitness } from '../oracle/state.ts';
 import type { Adapter } from './adapter.ts';
@@ -93,8 +93,12 @@ export async function fuzz(oracle: Oracle, options: FuzzOptions): Promise<FuzzOu
         increment(rejected, verdict);
         continue;
       }
-      executed++;
       const expected = ResultView.of(results, index);
+      if (expected.vector === VECTOR_ENDLESS) {
+        increment(rejected, 'does not end');
+        continue;
+      }
+      executed++;
       const name = Code[verdict] ?? 'unknown';
       const covered = coverage.get(name) ?? { cases: 0, completed: 0 };
       covered.cases++;
@@ -103,7 +107,20 @@ export async function fuzz(oracle: Oracle, options: FuzzOptions): Promise<FuzzOu
       if (adapter === undefined) continue;
       const state = new CaseView(batch.cases.buffer, index * CASE_SIZE);
       const before = performance.now();
-      adapter.run(state, own);
+      try {
+        adapter.run(state, own);
+      } catch (error) {
+        const message = error instanceof Error ? error.message : String(error);
+        findings.add(batch.first + index, state, [
+          {
+            field: `threw "${message}"`,
+            part: 'all',
+            expected: `vector ${expected.vector}`,
+            actual: 'an error',
+          },
+        ]);
+        continue;
+      }
       ourTime += performance.now() - before;
       const { differences, setAside: reasons } = compare(
         state,

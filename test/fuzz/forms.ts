@@ -58,6 +58,8 @@ export interface Form {
   readonly canRep: boolean;
   readonly canRepne: boolean;
   readonly canLock: boolean;
+  /** Operand size in bits, 0 where the form has none. */
+  readonly operandBits: number;
   /** Operand kinds as iced-x86 names them. */
   readonly operands: readonly Kind[];
   readonly isX87: boolean;
@@ -192,6 +194,8 @@ function makeForm(code: Code, bitness: Bitness, info: OpCodeInfo): Form | string
     } else if (RM_REGISTER.has(kind)) modrm = true;
     else if (OPCODE_REGISTER.has(kind)) opcodeRegister = true;
     else if (kind === Kind.mem_offs) moffs = true;
+    else if (kind === Kind.farbr2_2) immediates.push(2, 2);
+    else if (kind === Kind.farbr4_2) immediates.push(4, 2);
     else if (IMMEDIATE.has(kind)) immediates.push(IMMEDIATE.get(kind) ?? 0);
     else if (RELATIVE.has(kind)) relative = RELATIVE.get(kind) ?? 0;
     else if (!IMPLIED.has(kind)) return `operand kind ${enumName(Kind, kind)}`;
@@ -240,6 +244,7 @@ function makeForm(code: Code, bitness: Bitness, info: OpCodeInfo): Form | string
     canRep: info.canUseRepPrefix,
     canRepne: info.canUseRepnePrefix,
     canLock: info.canUseLockPrefix,
+    operandBits: size,
     operands,
     isX87: info.table === OpCodeTableKind.Normal && first >= 0xd8 && first <= 0xdf,
     isVector,

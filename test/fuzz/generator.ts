@@ -51,6 +51,16 @@ const FLAG_AC = 0x4_0000;
 const FLAGS_STATUS = 0x8d5;
 const MASK64 = 0xffff_ffff_ffff_ffffn;
 
+/** Selectors to load: usable ones, and one for every way to be refused. */
+const SELECTORS = [
+  0x33, 0x23, 0x2b, 0x33, 0x23, 0x2b, 0x07, 0x0f, 0x17, 0x1f, 0x27, 0x2f, 0x07, 0x0f, 0x17, 0x1f,
+  // RPL below CPL; null; not present; beyond the LDT and the GDT; the kernel's; TSS and LDT; empty.
+  0x20, 0x29, 0x32, 0x05, 0x0d, 0x00, 0x03, 0x37, 0x3f, 0x83, 0xffff, 0x08, 0x10, 0x1b, 0x40, 0x50, 0x63,
+];
+/** Code selectors more often than others. */
+const CODE_SELECTORS = [0x33, 0x23, 0x07, 0x2f, 0x33, 0x23, 0x07, 0x2f, 0x33, 0x23, 0x07];
+const SEGMENT_KINDS = new Set<Kind>([Kind.seg_reg, Kind.es, Kind.cs, Kind.ss, Kind.ds, Kind.fs, Kind.gs]);
+
 /** Why a generated instruction is not run; counted, never silent. */
 export type Rejection = string;
 
@@ -277,9 +287,12 @@ export class Generator {
     view.setUint16(fx + FX.fsw, status, true);
     const kind = random.below(8);
     view.setUint8(fx + FX.ftw, kind < 5 ? 0xff : kind === 5 ? 0 : random.u32() & 0xff);
-    view.setUint16(fx + FX.fop, random.u32() & 0x7ff, true);
-    view.setBigUint64(fx + FX.fip, BigInt(random.u32()), true);
-    view.setBigUint64(fx + FX.fdp, BigInt(random.u32()), true);
+    // AMD processors keep the exception pointers only while an exception is pending.
+    if ((status & 0x80) !== 0) {
+      view.setUint16(fx + FX.fop, random.u32() & 0x7ff, true);
+      view.setBigUint64(fx + FX.fip, BigInt(random.u32()), true);
+      view.setBigUint64(fx + FX.fdp, BigInt(random.u32()), true);
+    }
     const multimedia = random.chance(0.2);
     for (let index = 0; index < 8; index++) {
       const at = fx + FX.st + index * 16;
@@ -297,7 +310,7 @@ export class Generator {
     // Now and then the instruction runs into, or up to, the missing page behind the code page.
     if (random.chance(0.01)) return CODE_SIZE - random.below(length + 1);
     if (random.chance(0.02)) return CODE_SIZE - length - random.below(8);
-    return 0x780 + random.below(0x100);
+    return 0x780 + random.below(0x60);
   }
 
   private makeForm(state: CaseView, form: Form): void {
@@ -461,17 +474,42 @@ export class Generator {
         break;
       }
       case 'Jmp':
-      case 'Call':
-        if (random.chance(0.8)) view.setBigUint64(0, this.codeTarget(), true);
+      case 'Call': {
+        const far = form.memoryBytes - form.operandBits / 8 === 2;
+        const selector = far ? this.codeSelector() : 0;
+        if (random.chance(0.8)) view.setBigUint64(0, this.codeTarget(selector), true);
+        if (far) view.setUint16(form.operandBits / 8, selector, true);
+        break;
+      }
+      case 'Lds':
+      case 'Les':
+      case 'Lss':
+      case 'Lfs':
+      case 'Lgs':
+        view.setUint16(form.operandBits / 8, random.pick(SELECTORS), true);
+        break;
+      case 'Mov':
+      case 'Lar':
+      case 'Lsl':
+      case 'Verr':
+      case 'Verw':
+        if (form.mnemonic !== 'Mov' || form.operands[0] === Kind.seg_reg)
+          view.setUint16(0, random.pick(SELECTORS), true);
         break;
       default:
     }
   }
 
-  /** A branch target in the code page, as an offset in CS, well away from the instruction. */
-  private codeTarget(): bigint {
-    const offset = this.random.below(0x600) + (this.random.chance(0.5) ? 0x900 : 0);
-    return BigInt(offset) + (this.bitness === 16 ? 0n : BigInt(CODE_BASE));
+  private codeSelector(): number {
+    return this.random.pick(this.random.chance(0.8) ? CODE_SELECTORS : SELECTORS);
+  }
+
+  /** A branch target in the code page, as an offset in CS (or in the segment far transfers name), well away from the instruction. */
+  private codeTarget(selector = 0): bigint {
+    const { random } = this;
+    const offset = random.below(0x600) + (random.chance(0.5) ? 0x900 : 0);
+    const based = selector === 0 ? this.bitness === 16 : (selector & 4) !== 0;
+    return BigInt(offset) + (based ? 0n : BigInt(CODE_BASE));
   }
 
   private prepareDivide(state: CaseView, form: Form): void {
@@ -559,6 +597,24 @@ export class Generator {
       case 'Leave':
         this.pointStack(state, RBP);
         break;
+      case 'Mov':
+      case 'Lar':
+      case 'Lsl':
+      case 'Verr':
+      case 'Verw':
+        if ((form.mnemonic !== 'Mov' || form.operands[0] === Kind.seg_reg) && encoded.rm >= 0)
+          this.setGpr(state, encoded.rm, (state.gpr(encoded.rm) & ~0xffffn) | BigInt(random.pick(SELECTORS)));
+        break;
+      case 'Pop':
+        if (form.operands[0] !== undefined && SEGMENT_KINDS.has(form.operands[0]))
+          this.patchStack(state, (random.u64() & ~0xffffn) | BigInt(random.pick(SELECTORS)));
+        break;
+      case 'Retf':
+      case 'Iret':
+      case 'Iretd':
+      case 'Iretq':
+        this.patchFrame(state, form.operandBits / 8);
+        break;
       case 'Ret':
         this.patchStack(state, this.codeTarget());
         break;
@@ -569,7 +625,14 @@ export class Generator {
         break;
       case 'Jmp':
       case 'Call':
-        if (encoded.address === undefined && form.relative === 0 && encoded.rm >= 0 && random.chance(0.8))
+        if (form.immediates.length === 2)
+          this.writeFarPointer(bytes, encoded.tailAt, form.immediates[0] ?? 0);
+        else if (
+          encoded.address === undefined &&
+          form.relative === 0 &&
+          encoded.rm >= 0 &&
+          random.chance(0.8)
+        )
           this.setGpr(state, encoded.rm, this.codeTarget());
         break;
       case 'Loop':
@@ -623,12 +686,48 @@ export class Generator {
     );
   }
 
-  /** Puts a value on top of the stack. */
-  private patchStack(state: CaseView, value: bigint): void {
+  private writeFarPointer(bytes: Uint8Array, at: number, size: number): void {
+    const selector = this.codeSelector();
+    const target = this.random.chance(0.9) ? this.codeTarget(selector) : this.random.u64();
+    for (let index = 0; index < size; index++)
+      bytes[at + index] = Number((target >> BigInt(index * 8)) & 0xffn);
+    bytes[at + size] = selector & 0xff;
+    bytes[at + size + 1] = selector >> 8;
+  }
+
+  /** A frame for RETF or IRET: instruction pointer, CS, flags, stack pointer, SS. */
+  private patchFrame(state: CaseView, size: number): void {
+    const { random } = this;
+    const selector = this.codeSelector();
+    const pointer = BigInt(DATA_BASE + this.windowOffset(16, 8));
+    const flags = BigInt(random.u32() & (random.chance(0.5) ? 0x0cd5 : 0x24_4fd5));
+    const stack = random.chance(0.7) ? BigInt(SELECTOR_DATA) : BigInt(random.pick(SELECTORS));
+    const fields = [this.codeTarget(selector), BigInt(selector), flags, pointer, stack];
+    const frame = new Uint8Array(48);
+    const view = new DataView(frame.buffer);
+    for (const [index, field] of fields.entries()) {
+      if (size === 8) view.setBigUint64(index * 8, field, true);
+      else if (size === 4) view.setUint32(index * 4, Number(field & 0xffff_ffffn), true);
+      else view.setUint16(index * 2, Number(field & 0xffffn), true);
+    }
+    const offset = this.stackOffset(state);
+    for (let part = 0; part < 3 && part * 16 < size * 5; part++) {
+      const at = offset + part * 16;
+      if (at >= 0 && at <= DATA_SIZE - 16) state.addPatch(at)?.set(frame.subarray(part * 16, part * 16 + 16));
+    }
+  }
+
+  /** Where the stack pointer is in the data window (maybe outside). */
+  private stackOffset(state: CaseView): number {
     const base = this.segmentBase(state, SEGMENT.ss);
     let pointer = state.gpr(RSP);
     if (state.view.getUint16(CASE.ss, true) === SELECTOR_DATA16) pointer &= 0xffffn;
-    const offset = Number(BigInt.asIntN(53, pointer + base - BigInt(DATA_BASE)));
+    return Number(BigInt.asIntN(53, pointer + base - BigInt(DATA_BASE)));
+  }
+
+  /** Puts a value on top of the stack. */
+  private patchStack(state: CaseView, value: bigint): void {
+    const offset = this.stackOffset(state);
     if (offset < 0 || offset > DATA_SIZE - 16 || this.random.chance(0.1)) return;
     const bytes = state.addPatch(offset);
     if (bytes !== undefined) new DataView(bytes.buffer, bytes.byteOffset, 16).setBigUint64(0, value, true);

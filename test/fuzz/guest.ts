@@ -165,6 +165,8 @@ function writeTables(view: DataView, long: boolean): void {
   writeDescriptor(view, gdt + 0x20, 0, 0xfffff, 0xc0fb);
   writeDescriptor(view, gdt + 0x28, 0, 0xfffff, 0xc0f3);
   writeDescriptor(view, gdt + 0x30, 0, 0xfffff, 0xa0fb);
+  // Linux keeps the number of the processor in a limit that LSL reads.
+  writeDescriptor(view, gdt + 0x78, 0, 0, 0x00f5);
   const tss = linear + BigInt(TSS_OFFSET);
   const ldt = linear + BigInt(LDT_OFFSET);
   for (const [selector, address, limit, type] of [

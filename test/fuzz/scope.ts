@@ -2,16 +2,7 @@
  * What is fuzzed and what is not: the instruction set extensions Switchyard implements, and the instructions of
  * these that can't be compared with a process on the host, each with the reason.
  */
-import {
-  Code,
-  CodeExt,
-  CpuidFeature,
-  EncodingKind,
-  Instruction,
-  Mnemonic,
-  OpCodeOperandKind,
-} from 'iced-x86';
-import type { OpCodeInfo } from 'iced-x86';
+import { Code, CodeExt, CpuidFeature, EncodingKind, Instruction, Mnemonic } from 'iced-x86';
 
 /** Extensions in the CPUID model shown to guests. */
 const IMPLEMENTED = new Set<CpuidFeature>([
@@ -42,9 +33,12 @@ const IMPLEMENTED = new Set<CpuidFeature>([
   CpuidFeature.PREFETCHW,
   CpuidFeature.MSR,
   CpuidFeature.CET_IBT,
+  // Refused outside ring 0, which is compared.
+  CpuidFeature.SMAP,
+  CpuidFeature.SYSCALL,
+  CpuidFeature.SMM,
+  CpuidFeature.MONITOR,
 ]);
-
-const LOADS_SEGMENT = 'loads a segment from the host kernel’s tables; covered by the system test guests';
 
 /** Instructions left out, by mnemonic, with the reason. */
 export const EXCLUDED: ReadonlyMap<Mnemonic, string> = new Map<Mnemonic, string>([
@@ -58,19 +52,8 @@ export const EXCLUDED: ReadonlyMap<Mnemonic, string> = new Map<Mnemonic, string>
   [Mnemonic.Sldt, 'emulated by the host kernel (UMIP)'],
   [Mnemonic.Str, 'emulated by the host kernel (UMIP)'],
   [Mnemonic.Smsw, 'emulated by the host kernel (UMIP)'],
-  [Mnemonic.Lar, 'reads the host kernel’s GDT; covered by the system test guests'],
-  [Mnemonic.Lsl, 'reads the host kernel’s GDT; covered by the system test guests'],
-  [Mnemonic.Verr, 'reads the host kernel’s GDT; covered by the system test guests'],
-  [Mnemonic.Verw, 'reads the host kernel’s GDT; covered by the system test guests'],
-  [Mnemonic.Lds, LOADS_SEGMENT],
-  [Mnemonic.Les, LOADS_SEGMENT],
-  [Mnemonic.Lss, LOADS_SEGMENT],
-  [Mnemonic.Lfs, LOADS_SEGMENT],
-  [Mnemonic.Lgs, LOADS_SEGMENT],
-  [Mnemonic.Retf, LOADS_SEGMENT],
-  [Mnemonic.Iret, LOADS_SEGMENT],
-  [Mnemonic.Iretd, LOADS_SEGMENT],
-  [Mnemonic.Iretq, LOADS_SEGMENT],
+  [Mnemonic.Sysexit, 'AMD and Intel differ: #UD or #GP in long mode'],
+  [Mnemonic.Sysexitq, 'AMD and Intel differ: #UD or #GP in long mode'],
   [Mnemonic.Int1, 'the host kernel reports no vector for it'],
 ]);
 
@@ -80,23 +63,14 @@ const VENDOR_NOPS = new Set<Code>([
   Code.Reservednop_rm64_r64_0F0D,
 ]);
 
-const SEGMENT_OPERANDS = new Set<OpCodeOperandKind>([
-  OpCodeOperandKind.seg_reg,
-  OpCodeOperandKind.es,
-  OpCodeOperandKind.cs,
-  OpCodeOperandKind.ss,
-  OpCodeOperandKind.ds,
-  OpCodeOperandKind.fs,
-  OpCodeOperandKind.gs,
+/** With REX.W: Intel loads a 64-bit offset, AMD ignores the prefix. */
+const VENDOR_FAR = new Set<Code>([
+  Code.Call_m1664,
+  Code.Jmp_m1664,
+  Code.Lss_r64_m1664,
+  Code.Lfs_r64_m1664,
+  Code.Lgs_r64_m1664,
 ]);
-
-/** MOV Sreg and POP Sreg, far JMP and CALL. */
-function loadsSegment(info: OpCodeInfo): boolean {
-  if (info.mnemonic === Mnemonic.Mov || info.mnemonic === Mnemonic.Pop)
-    return SEGMENT_OPERANDS.has(info.op0Kind);
-  if (info.mnemonic !== Mnemonic.Jmp && info.mnemonic !== Mnemonic.Call) return false;
-  return /:|ptr16/.test(info.instructionString);
-}
 
 /** Why each code seen so far is left out, null when it is not. */
 const reasons = new Map<Code, string | null>();
@@ -113,9 +87,9 @@ function findReason(code: Code): string | null {
       if (!IMPLEMENTED.has(feature)) return `not implemented (${CpuidFeature[feature]})`;
     if (code === Code.Ud0) return 'the same opcode as the forms of UD0 with operands';
     if (VENDOR_NOPS.has(code)) return 'AMD and Intel differ: 0F 0D with a register (#UD or NOP)';
+    if (VENDOR_FAR.has(code)) return 'AMD and Intel differ: REX.W before a far pointer';
     const excluded = EXCLUDED.get(info.mnemonic);
-    if (excluded !== undefined) return excluded;
-    return loadsSegment(info) ? LOADS_SEGMENT : null;
+    return excluded ?? null;
   } finally {
     instruction.free();
     info.free();

@@ -78,6 +78,11 @@ export function undefinedFlags(instruction: Instruction, state: CaseView): numbe
   return 0;
 }
 
+/** Bits of the destination register that are undefined: LAR's "x" in the mask 00Fx_FF00H. */
+export function undefinedBits(mnemonic: Mnemonic): bigint {
+  return mnemonic === Mnemonic.Lar ? 0xf_0000n : 0n;
+}
+
 /** Whether the destination itself is undefined. */
 export function undefinedDestination(instruction: Instruction, state: CaseView): boolean {
   const { mnemonic } = instruction;

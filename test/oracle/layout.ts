@@ -154,6 +154,9 @@ export const RESULT = {
   memory: 0x300,
 } as const;
 
+/** Vector reported for a case that was stopped because it did not end (a branch to itself). */
+export const VECTOR_ENDLESS = 254;
+
 /** Most cases in one batch. */
 export const MAX_BATCH = 4096;
 

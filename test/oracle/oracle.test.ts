@@ -3,7 +3,15 @@
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Oracle, oracleUnavailable } from './client.ts';
-import { CASE_SIZE, CODE_BASE, DATA_BASE, DATA_SIZE, IMAGE_COUNT, SELECTOR_CODE16 } from './layout.ts';
+import {
+  CASE_SIZE,
+  CODE_BASE,
+  DATA_BASE,
+  DATA_SIZE,
+  IMAGE_COUNT,
+  SELECTOR_CODE16,
+  VECTOR_ENDLESS,
+} from './layout.ts';
 import { CaseView, FX, ResultView } from './state.ts';
 import type { Bitness } from './state.ts';
 
@@ -113,6 +121,13 @@ describe.skipIf(unavailable !== undefined)('silicon oracle', () => {
     const unmasked = await divide(0x1d80);
     expect(unmasked.vector).toBe(19);
     expect([...unmasked.fx.subarray(FX.xmm, FX.xmm + 8)]).toEqual([0, 0, 0, 0, 0, 0, 0xf0, 0x3f]);
+  });
+
+  it('stops a case that does not end and goes on', async () => {
+    const endless = await run(64, [0xeb, 0xfe], () => undefined);
+    expect(endless.vector).toBe(VECTOR_ENDLESS);
+    const next = await run(64, [0x90], () => undefined);
+    expect([next.vector, next.rip]).toEqual([3, BigInt(CODE_BASE + START + 2)]);
   });
 
   it('gives the same answer to the same batch twice', async () => {

@@ -26,6 +26,7 @@ import {
   ORACLE,
   PATCH_STRIDE,
   RESULT,
+  VECTOR_ENDLESS,
 } from './layout.ts';
 
 /** Linux x86-64 system call numbers (arch/x86/entry/syscalls/syscall_64.tbl). */
@@ -34,6 +35,8 @@ const SYS = {
   write: 1,
   mmap: 9,
   rtSigaction: 13,
+  rtSigreturn: 15,
+  setitimer: 38,
   exit: 60,
   sigaltstack: 131,
   modifyLdt: 154,
@@ -44,6 +47,11 @@ const ARCH_SET_FS = 0x1002;
 const SIGNALS = [4, 5, 7, 8, 11];
 /** SA_SIGINFO | SA_RESTORER | SA_ONSTACK | SA_NODEFER. */
 const SA_FLAGS = 0x4 | 0x0400_0000 | 0x0800_0000 | 0x4000_0000;
+/** A case that is still running after two ticks of this timer (microseconds of processor time) does not end. */
+const SIGVTALRM = 26;
+const ITIMER_VIRTUAL = 1;
+const TICK = 20_000;
+const SA_RESTART = 0x1000_0000;
 const MAP_FIXED_PRIVATE_ANONYMOUS = 0x10 | 0x02 | 0x20;
 const EXIT_SETUP_FAILED = 3;
 const EXIT_SHORT_READ = 4;
@@ -79,7 +87,11 @@ const VAR = {
   io: 0x30,
   sigaction: 0x40,
   sigaltstack: 0x60,
-  ldt: 0x80,
+  /** The watchdog's struct sigaction, its interval, and the case it saw running at its last tick. */
+  watchdog: 0x80,
+  interval: 0xa0,
+  tickCase: 0xc0,
+  ldt: 0xd0,
 } as const;
 const VARS_SIZE = VAR.ldt + LDT.length * 16;
 const ELF_HEADER_SIZE = 64;
@@ -98,6 +110,9 @@ class ProgramBuilder {
   private readonly readFull = new Label('readFull');
   private readonly writeFull = new Label('writeFull');
   private readonly handler = new Label('handler');
+  private readonly collect = new Label('collect');
+  private readonly watchdog = new Label('watchdog');
+  private readonly sigreturn = new Label('sigreturn');
   private readonly nextBatch = new Label('nextBatch');
   private readonly nextCase = new Label('nextCase');
 
@@ -107,6 +122,7 @@ class ProgramBuilder {
     this.emitBatchLoop();
     this.emitCase();
     this.emitHandler();
+    this.emitWatchdog();
     this.emitHelpers();
     return this.asm.assemble(ORACLE.text + BigInt(TEXT_OFFSET));
   }
@@ -202,9 +218,25 @@ class ProgramBuilder {
       this.syscall(SYS.rtSigaction);
       this.failIfNegative();
     }
+    asm.leaLabel(Code.Lea_r64_m, RAX, this.watchdog);
+    this.storeVar(VAR.watchdog, RAX);
+    asm.leaLabel(Code.Lea_r64_m, RAX, this.sigreturn);
+    this.storeVar(VAR.watchdog + 0x10, RAX);
+    this.set(RDI, SIGVTALRM);
+    this.set(RSI, this.vars + BigInt(VAR.watchdog));
+    this.set(RDX, 0);
+    this.set(R10, 8);
+    this.syscall(SYS.rtSigaction);
+    this.failIfNegative();
     this.set(RDI, this.vars + BigInt(VAR.sigaltstack));
     this.set(RSI, 0);
     this.syscall(SYS.sigaltstack);
+    this.failIfNegative();
+
+    this.set(RDI, ITIMER_VIRTUAL);
+    this.set(RSI, this.vars + BigInt(VAR.interval));
+    this.set(RDX, 0);
+    this.syscall(SYS.setitimer);
     this.failIfNegative();
 
     // Refused LDT entries are reported, not fatal: 64-bit cases need none.
@@ -358,6 +390,7 @@ class ProgramBuilder {
     asm.bind(this.handler);
     asm.emit(Instruction.createI32(Code.Pushq_imm32, 0x202));
     asm.emit(Instruction.create(Code.Popfq));
+    asm.bind(this.collect);
     this.loadVar(R15, VAR.outPointer);
     this.store32(R15, RESULT.signal, Register.EDI);
     const copies: [number, number][] = [
@@ -382,12 +415,27 @@ class ProgramBuilder {
       this.load(RAX, RDX, from);
       this.store(R15, to, RAX);
     }
+    // The watchdog's signal says nothing about the trap before.
+    const trapped = new Label('trapped');
+    const vectorKnown = new Label('vectorKnown');
+    asm.emit(Instruction.createRegI32(Code.Cmp_rm32_imm32, Register.EDI, SIGVTALRM));
+    asm.branch(Code.Jne_rel32_64, trapped);
+    this.set(RAX, VECTOR_ENDLESS);
+    asm.branch(Code.Jmp_rel32_64, vectorKnown);
+    asm.bind(trapped);
     this.load(RAX, RDX, UCONTEXT.trapno);
+    asm.bind(vectorKnown);
     this.store32(R15, RESULT.vector, EAX);
     this.load(RAX, RDX, UCONTEXT.errorCode);
     this.store32(R15, RESULT.errorCode, EAX);
-    asm.emit(Instruction.createMemReg(Code.Mov_r32m16_Sreg, mem(R15, RESULT.ds), Register.DS));
-    asm.emit(Instruction.createMemReg(Code.Mov_r32m16_Sreg, mem(R15, RESULT.es), Register.ES));
+    // The kernel saves CS and SS alone; the others are still as the case left them.
+    for (const [register, offset] of [
+      [Register.DS, RESULT.ds],
+      [Register.ES, RESULT.es],
+      [Register.FS, RESULT.fs],
+      [Register.GS, RESULT.gs],
+    ] as const)
+      asm.emit(Instruction.createMemReg(Code.Mov_r32m16_Sreg, mem(R15, offset), register));
     this.load(RSI, RDX, UCONTEXT.fpstate);
     asm.emit(Instruction.createRegMem(Code.Lea_r64_m, RDI, mem(R15, RESULT.fxsave)));
     this.set(RCX, FXSAVE_SIZE / 8);
@@ -446,6 +494,29 @@ class ProgramBuilder {
     this.addImmediate(RAX, -1);
     this.storeVar(VAR.caseLeft, RAX);
     asm.branch(Code.Jmp_rel32_64, this.nextCase);
+  }
+
+  /** The watchdog's handler: a case seen at two ticks in a row is ended and reported, anything else goes on. */
+  private emitWatchdog(): void {
+    const { asm } = this;
+    const leave = new Label('leave');
+    asm.bind(this.watchdog);
+    asm.emit(Instruction.createI32(Code.Pushq_imm32, 0x202));
+    asm.emit(Instruction.create(Code.Popfq));
+    // Only cases run below 4 GiB.
+    this.load(RAX, RDX, UCONTEXT.rip);
+    asm.emit(Instruction.createRegI32(Code.Shr_rm64_imm8, RAX, 32));
+    asm.branch(Code.Jne_rel32_64, leave);
+    this.loadVar(RAX, VAR.casePointer);
+    this.loadVar(RCX, VAR.tickCase);
+    this.storeVar(VAR.tickCase, RAX);
+    asm.emit(Instruction.createRegReg(Code.Cmp_r64_rm64, RAX, RCX));
+    asm.branch(Code.Je_rel32_64, this.collect);
+    asm.bind(leave);
+    // Returning from the handler reaches the restorer with the frame on top of the stack.
+    asm.emit(Instruction.create(Code.Retnq));
+    asm.bind(this.sigreturn);
+    this.syscall(SYS.rtSigreturn);
   }
 
   /** Compares the 16 bytes at RSI + index + displacement with those at RDI + the same; ZF set when equal. */
@@ -514,6 +585,9 @@ function buildVariables(): Uint8Array {
   const bytes = new Uint8Array(VARS_SIZE);
   const view = new DataView(bytes.buffer);
   view.setBigUint64(VAR.sigaction + 8, BigInt(SA_FLAGS >>> 0), true);
+  view.setBigUint64(VAR.watchdog + 8, BigInt((SA_FLAGS | SA_RESTART) >>> 0), true);
+  view.setBigUint64(VAR.interval + 8, BigInt(TICK), true);
+  view.setBigUint64(VAR.interval + 24, BigInt(TICK), true);
   view.setBigUint64(VAR.sigaltstack, ORACLE.work + ORACLE.altStack, true);
   view.setBigUint64(VAR.sigaltstack + 16, ORACLE.altStackSize, true);
   LDT.forEach((entry, index) => {
