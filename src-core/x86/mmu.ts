@@ -446,7 +446,7 @@ export class Mmu {
 
   /** The recorded fault as an exception. */
   #recorded(): GuestFault {
-    return new GuestFault(this.#i32[CTL.faultVector >> 2]!, this.#i32[CTL.faultCode >> 2]!);
+    return new GuestFault(this.#i32[CTL.faultVector >> 2]!, this.#i32[CTL.faultCode >> 2]);
   }
 
   /** Loads into CTL.slowValue. */

@@ -141,9 +141,10 @@ export class PageWalker {
       const at =
         (tableHigh & ADDRESS_HIGH) * TWO_32 +
         ((((tableLow & 0xfffff000) | ((index & 511) << 3)) & a20) >>> 0);
-      tableLow = memory.read32(at);
+      const arena = memory.arenaOf(at, false);
+      tableLow = arena < 0 ? -1 : i32[arena >>> 2]!;
       if ((tableLow & P) === 0) return this.#fault(0, access, bank);
-      tableHigh = memory.read32(at + 4);
+      tableHigh = arena < 0 ? -1 : i32[(arena >>> 2) + 1]!;
       const large = shift !== 12 && (tableLow & PS) !== 0;
       const reservedLow = !large
         ? 0

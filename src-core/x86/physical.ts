@@ -59,9 +59,9 @@ export class PhysicalMemory {
       this.#memoArena[slot] = arena < 0 ? NO_MEMORY : arena + (writable ? 1 : 0);
     }
     const found = this.#memoArena[slot]!;
-    if (found < 0) return NO_MEMORY;
-    if ((found & 1) !== 0) return found - 1 + (phys - page * PAGE);
-    return forWrite ? NO_MEMORY : found + (phys - page * PAGE);
+    if (found < 0 || (forWrite && (found & 1) === 0)) return NO_MEMORY;
+    // The low 12 bits of a number below 2^53 are those of its low 32 bits.
+    return ((found & ~1) | (phys & (PAGE - 1))) >>> 0;
   }
 
   /** A 32-bit word of plain memory (aligned; for the page walk): devices and nothing read all ones. */

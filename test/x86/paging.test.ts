@@ -68,7 +68,7 @@ function reference(
   let shift = mode.kind === '4-level' ? 39n : mode.kind === 'PAE' ? 21n : 22n;
   let table = mode.kind === '4-level' ? mode.cr3 & mask(39n, 12n) : mode.cr3 & mask(31n, 12n);
   if (mode.kind === 'PAE') {
-    const pdpte = mode.pdptes[Number((lin >> 30n) & 3n)]!;
+    const pdpte = mode.pdptes[Number((lin >> 30n) & 3n)] ?? 0n;
     if ((pdpte & 1n) === 0n) return fault(0);
     table = pdpte & mask(MAXPHYADDR - 1n, 12n);
   }

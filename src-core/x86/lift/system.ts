@@ -87,7 +87,8 @@ lift([Mnemonic.Wrfsbase, Mnemonic.Wrgsbase], (cx) => {
 
 /** Number of a control register, or of a debug register; -1 for any other register. */
 function numberIn(first: Register, register: Register): number {
-  return register >= first && register < first + 16 ? register - first : -1;
+  const number: number = register - first;
+  return number >= 0 && number < 16 ? number : -1;
 }
 
 // MOV to and from control and debug registers.
