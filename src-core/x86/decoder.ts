@@ -12,6 +12,9 @@ export type Decoded =
   /** No such instruction: #UD; or longer than 15 bytes: #GP(0). */
   | { kind: 'invalid'; tooLong: boolean; length: number };
 
+/** TZCNT and LZCNT are not offered by CPUID: their encodings are BSF and BSR with a prefix that says nothing. */
+const OPTIONS = DecoderOptions.NoMPFX_0FBC | DecoderOptions.NoMPFX_0FBD;
+
 /** Decodes the instructions of one block, front to back. The "IP" of the first byte is 0. */
 export class BlockDecoder {
   readonly #decoder: Decoder;
@@ -21,7 +24,7 @@ export class BlockDecoder {
 
   constructor(bytes: Uint8Array, codeBits: CodeSize) {
     this.#bytes = bytes;
-    this.#decoder = new Decoder(codeBits, bytes, DecoderOptions.None);
+    this.#decoder = new Decoder(codeBits, bytes, OPTIONS);
     this.#decoder.ip = 0n;
   }
 
