@@ -103,7 +103,7 @@ export interface LocalApicOptions {
   clock: GuestClock;
   /** The INTA cycle of the 8259A behind LINT0. */
   acknowledgePic: () => number;
-  /** `hasInterrupt` may have become true. */
+  /** `hasInterrupt` became true, or is still. */
   onInterrupt: () => void;
   onNmi: () => void;
   /** EOI of a level-triggered vector, broadcast to the I/O APIC. */
@@ -184,7 +184,7 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
     this.#id = id;
     this.#lint0 = lint0;
     this.#enabled = enabled;
-    this.#options.onInterrupt();
+    this.#notify();
   }
 
   /** The INT output of the 8259A pair. */
@@ -193,7 +193,7 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
     if (!asserted) return;
     const entry = this.#lvt[LVT_LINT0] ?? 0;
     if (this.#enabled && (entry & LVT_MASKED) === 0) this.#local(entry);
-    this.#options.onInterrupt();
+    this.#notify();
   }
 
   /** Task priority 0..15, as CR8 shows it. */
@@ -203,7 +203,12 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
 
   set taskPriority(priority: number) {
     this.#tpr = (priority & 15) << 4;
-    this.#options.onInterrupt();
+    this.#notify();
+  }
+
+  /** Ends a run in progress when there is something to deliver. */
+  #notify(): void {
+    if (this.hasInterrupt()) this.#options.onInterrupt();
   }
 
   hasInterrupt(): boolean {
@@ -278,7 +283,7 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
     if (level) setBit(this.#tmr, vector);
     else clearBit(this.#tmr, vector);
     if (vector > this.#topRequest) this.#topRequest = vector;
-    this.#options.onInterrupt();
+    this.#notify();
     return true;
   }
 
@@ -365,7 +370,7 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
         break;
       case REG.tpr:
         this.#tpr = value & 0xff;
-        this.#options.onInterrupt();
+        this.#notify();
         break;
       case REG.eoi:
         this.#endOfInterrupt();
@@ -380,7 +385,7 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
         this.#spurious = value & 0x3ff;
         // Software disable masks every LVT entry, and they stay so (SDM volume 3, 11.4.7.2).
         if (!this.#softwareEnabled) this.#lvt = this.#lvt.map((entry) => entry | LVT_MASKED);
-        this.#options.onInterrupt();
+        this.#notify();
         break;
       case REG.errorStatus:
         this.#errorStatus = this.#errorPending;
@@ -433,7 +438,7 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
       }
       this.#schedule();
     }
-    if (index === LVT_LINT0) this.#options.onInterrupt();
+    if (index === LVT_LINT0) this.#notify();
   }
 
   #endOfInterrupt(): void {
@@ -442,7 +447,7 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
     clearBit(this.#isr, vector);
     this.#topService = highest(this.#isr);
     if (testBit(this.#tmr, vector)) this.#options.onEoi(vector);
-    this.#options.onInterrupt();
+    this.#notify();
   }
 
   #sendIpi(): void {
@@ -602,6 +607,6 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
     this.#topService = highest(this.#isr);
     if (saved.deadline === null) this.#timer.disarm();
     else this.#timer.arm(saved.deadline);
-    this.#options.onInterrupt();
+    this.#notify();
   }
 }

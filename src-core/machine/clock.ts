@@ -29,6 +29,9 @@ export abstract class TimerClock implements GuestClock {
 
   abstract now(): number;
 
+  /** Sets guest time (restoring a snapshot). Timers keep their deadlines. */
+  abstract setNow(ns: number): void;
+
   timer(name: string, fire: (deadlineNs: number) => void): Timer {
     const touch = (): void => this.#recompute();
     const record: { entry: Entry; deadline: number | undefined; fire: (deadlineNs: number) => void } = {
@@ -111,8 +114,7 @@ export class HostClock extends TimerClock {
     this.#pausedAt = undefined;
   }
 
-  /** Sets guest time (restoring a snapshot), while paused or not. */
-  setNow(ns: number): void {
+  override setNow(ns: number): void {
     this.#offset += this.now() - ns;
   }
 }
@@ -142,7 +144,7 @@ export class IcountClock extends TimerClock {
     return true;
   }
 
-  setNow(ns: number): void {
+  override setNow(ns: number): void {
     this.#skippedNs += ns - this.now();
   }
 }

@@ -10,6 +10,10 @@ export class ManualClock extends TimerClock {
     return this.#ns;
   }
 
+  override setNow(ns: number): void {
+    this.#ns = ns;
+  }
+
   advance(ns: number): void {
     const end = this.#ns + ns;
     while (this.nextDeadline <= end) {

@@ -1,0 +1,197 @@
+import type { ExitAccounting } from '../accounting/exits.ts';
+import type { Engine } from '../engines/engine.ts';
+import { HostClock, IcountClock, type TimerClock } from './clock.ts';
+
+/** Host time the vCPU runs before Node's event loop gets a turn, ms. */
+const SLICE_MS = 2;
+/** Bounds of the instructions given to an engine at once. The first keeps timers exact, the last keeps slices short. */
+const BUDGET_MIN = 200;
+const BUDGET_MAX = 4_000_000;
+/** Instructions a slice starts with before the engine's speed is known. */
+const BUDGET_FIRST = 20_000;
+/** An idle wait longer than this goes through Node's timers, whose resolution is 1 ms; the rest is waited for in place. */
+const PRECISE_WAIT_MS = 1.5;
+
+export interface RunLoopHost {
+  engine(): Engine;
+  /** Between two runs of the engine: acts on what devices asked for. False ends the slice. */
+  afterRun(): boolean;
+  /** Triple fault. False ends the slice. */
+  onShutdown(): boolean;
+  /** The slice is over: hand output to the host. */
+  afterSlice(): void;
+  /** Something threw that should not have. */
+  onPanic(error: unknown): void;
+}
+
+/**
+ * Runs the vCPU in bounded slices between turns of Node's event loop, fires timers at their guest time, and sleeps
+ * while the guest is idle.
+ */
+export class RunLoop {
+  readonly #clock: TimerClock;
+  readonly #accounting: ExitAccounting;
+  readonly #host: RunLoopHost;
+  /** Instructions the engine executes in a host ms, measured. */
+  #speed = BUDGET_FIRST / SLICE_MS;
+  #running = false;
+  #immediate: NodeJS.Immediate | undefined;
+  #timeout: NodeJS.Timeout | undefined;
+  /** The vCPU waits in HLT. */
+  #idle = false;
+  #idleSince = 0;
+  /** Guest time up to which the present run of the engine goes; a deadline before it ends the run. */
+  #runUntil = -Infinity;
+  readonly #sleeper = new Int32Array(new SharedArrayBuffer(4));
+
+  constructor(clock: TimerClock, accounting: ExitAccounting, host: RunLoopHost) {
+    this.#clock = clock;
+    this.#accounting = accounting;
+    this.#host = host;
+    clock.onDeadlineChange = () => this.#deadlineChanged();
+  }
+
+  /** Whether `start` is in force; a call, because callbacks change it behind the compiler's back. */
+  #isRunning(): boolean {
+    return this.#running;
+  }
+
+  start(): void {
+    if (this.#running) return;
+    this.#running = true;
+    if (this.#clock instanceof HostClock) this.#clock.resume();
+    this.#soon();
+  }
+
+  /** Ends at the next instruction boundary; guest time stands still from then on. */
+  stop(): void {
+    if (!this.#running) return;
+    this.#running = false;
+    this.#cancelWait();
+    if (this.#clock instanceof HostClock) this.#clock.pause();
+    if (this.#runUntil !== -Infinity) this.#host.engine().requestExit();
+  }
+
+  /** Something happened that an idle guest may wait for. */
+  wake(): void {
+    if (!this.#running || !this.#idle || this.#immediate !== undefined) return;
+    this.#cancelWait();
+    this.#soon();
+  }
+
+  #soon(): void {
+    this.#immediate = setImmediate(() => {
+      this.#immediate = undefined;
+      this.#turn();
+    });
+  }
+
+  #cancelWait(): void {
+    clearImmediate(this.#immediate);
+    clearTimeout(this.#timeout);
+    this.#immediate = undefined;
+    this.#timeout = undefined;
+    this.#endIdle();
+  }
+
+  #endIdle(): void {
+    if (!this.#idle) return;
+    this.#idle = false;
+    this.#accounting.spend('idle', (performance.now() - this.#idleSince) * 1e6);
+  }
+
+  #deadlineChanged(): void {
+    // Also called from within the engine, by a device the guest just programmed.
+    if (this.#clock.nextDeadline < this.#runUntil) this.#host.engine().requestExit();
+    else this.wake();
+  }
+
+  #turn(): void {
+    if (!this.#running) return;
+    this.#endIdle();
+    try {
+      this.#slice();
+      this.#host.afterSlice();
+    } catch (error) {
+      this.#running = false;
+      this.#host.onPanic(error);
+      return;
+    }
+    if (!this.#isRunning()) return;
+    if (this.#idle) this.#waitForDeadline();
+    else this.#soon();
+  }
+
+  #slice(): void {
+    const started = performance.now();
+    let now = started;
+    do {
+      this.#runTimers(now);
+      if (!this.#isRunning()) return;
+      const before = performance.now();
+      const executedBefore = this.#accounting.instructions;
+      const end = this.#runEngine(SLICE_MS - (before - started));
+      now = performance.now();
+      this.#measure(this.#accounting.instructions - executedBefore, now - before);
+      if (!this.#host.afterRun()) return;
+      if (end === 'shutdown' && !this.#host.onShutdown()) return;
+      if (end === 'halt' && !this.#skipIdle()) {
+        this.#idle = true;
+        this.#idleSince = performance.now();
+        return;
+      }
+    } while (this.#isRunning() && now - started < SLICE_MS);
+  }
+
+  #runTimers(now: number): void {
+    if (this.#clock.nextDeadline > this.#clock.now()) return;
+    this.#clock.runDue();
+    this.#accounting.spend('devices', (performance.now() - now) * 1e6);
+  }
+
+  #runEngine(leftMs: number): ReturnType<Engine['run']> {
+    const untilDeadline = this.#clock.nextDeadline - this.#clock.now();
+    let budget = Math.max(BUDGET_MIN, Math.min(BUDGET_MAX, this.#speed * Math.max(0, leftMs)));
+    if (this.#clock instanceof IcountClock) {
+      // Exactly to the deadline, so that the run can be repeated whatever the host's speed.
+      budget = Math.min(budget, Math.ceil(untilDeadline / IcountClock.NS_PER_INSTRUCTION));
+      this.#runUntil = this.#clock.now() + budget * IcountClock.NS_PER_INSTRUCTION;
+    } else {
+      budget = Math.max(BUDGET_MIN, Math.min(budget, (this.#speed * untilDeadline) / 1e6));
+      this.#runUntil = this.#clock.now() + Math.min(untilDeadline, leftMs * 1e6);
+    }
+    try {
+      return this.#host.engine().run(Math.max(1, Math.floor(budget)));
+    } finally {
+      this.#runUntil = -Infinity;
+    }
+  }
+
+  #measure(instructions: number, ms: number): void {
+    if (instructions < BUDGET_MIN || ms <= 0.02) return;
+    const speed = instructions / ms;
+    // Slowing down counts at once, so that a slice doesn't run over; speeding up only bit by bit.
+    this.#speed = Math.max(100, speed < this.#speed ? speed : this.#speed + (speed - this.#speed) / 4);
+  }
+
+  /** Under the instruction clock an idle guest jumps to its next deadline. */
+  #skipIdle(): boolean {
+    return this.#clock instanceof IcountClock && this.#clock.skipToNextDeadline();
+  }
+
+  #waitForDeadline(): void {
+    const waitMs = (this.#clock.nextDeadline - this.#clock.now()) / 1e6;
+    if (waitMs === Infinity) return;
+    if (waitMs > PRECISE_WAIT_MS) {
+      // Node rounds to whole ms and counts from the loop's own clock: one less, and the rest in place.
+      const delay = Math.min(Math.floor(waitMs - 1), 0x7fffffff);
+      this.#timeout = setTimeout(() => {
+        this.#timeout = undefined;
+        this.#waitForDeadline();
+      }, delay);
+      return;
+    }
+    if (waitMs > 0) Atomics.wait(this.#sleeper, 0, 0, waitMs);
+    this.#soon();
+  }
+}
