@@ -1,4 +1,6 @@
 import { readFileSync, statSync, type Stats } from 'node:fs';
+import { basename } from 'node:path';
+import type { MachineConfigInput } from '../src-core/protocol/machine-config.ts';
 
 /** A file that cannot be used, said in one line for people. */
 export class LoadError extends Error {
@@ -74,4 +76,28 @@ function describe(error: unknown, path: string, what: string): LoadError {
         { cause: error },
       );
   }
+}
+
+/** The files a machine is built from, and what is done with them. */
+export interface MachineFiles {
+  kernel: string | null;
+  initrd: string | null;
+  modules: readonly { path: string; commandLine: string }[];
+  firmware: string | null;
+  commandLine: string;
+}
+
+type LoadedFiles = Pick<MachineConfigInput, 'kernel' | 'initrd' | 'modules' | 'firmware' | 'commandLine'>;
+
+/** Reads the files of a machine. @throws LoadError */
+export function loadMachineFiles(files: MachineFiles): LoadedFiles {
+  return {
+    ...(files.kernel === null
+      ? {}
+      : { kernel: { name: basename(files.kernel), bytes: loadFile(files.kernel, 'kernel') } }),
+    ...(files.initrd === null ? {} : { initrd: loadFile(files.initrd, 'initrd') }),
+    ...(files.firmware === null ? {} : { firmware: loadFile(files.firmware, 'firmware') }),
+    modules: files.modules.map(({ path, commandLine }) => ({ bytes: loadFile(path, 'module'), commandLine })),
+    commandLine: files.commandLine,
+  };
 }

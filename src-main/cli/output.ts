@@ -61,26 +61,57 @@ export class FileSink implements Sink {
   }
 }
 
+/** How long the end waits for a reader of stdout to take what is left, ms. */
+const STDOUT_PATIENCE_MS = 5000;
+
+export interface StdoutOptions {
+  /** Bytes that may wait before the writer is told to stop. */
+  backlogMax: number;
+  /** False: write no more for now; true: go on. */
+  onReady: (ready: boolean) => void;
+  /** Called once when the reader of the pipe is gone. */
+  onBroken: () => void;
+}
+
 /** Standard output, which may be a terminal, a file or a pipe whose reader is slow or gone. */
 export class StdoutSink implements Sink {
+  readonly #options: StdoutOptions;
   #broken = false;
+  #held = false;
 
-  /** @param onBroken called once when the reader of the pipe is gone. */
-  constructor(onBroken: () => void) {
+  constructor(options: StdoutOptions) {
+    this.#options = options;
     process.stdout.on('error', () => {
       if (this.#broken) return;
       this.#broken = true;
-      onBroken();
+      options.onBroken();
+    });
+    process.stdout.on('drain', () => {
+      if (!this.#held) return;
+      this.#held = false;
+      options.onReady(true);
     });
   }
 
   write(bytes: Uint8Array): void {
-    if (!this.#broken) process.stdout.write(Uint8Array.from(bytes));
+    if (this.#broken) return;
+    process.stdout.write(bytes);
+    if (process.stdout.writableLength <= this.#options.backlogMax || this.#held) return;
+    this.#held = true;
+    this.#options.onReady(false);
   }
 
   flush(): Promise<void> {
     if (this.#broken) return Promise.resolve();
-    return new Promise((resolve) => process.stdout.write('', () => resolve()));
+    return new Promise((resolve) => {
+      // A reader that has stopped reading must not keep us for ever.
+      const timer = setTimeout(resolve, STDOUT_PATIENCE_MS);
+      // The callback comes with an error too when the reader goes away meanwhile.
+      process.stdout.write('', () => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
   }
 
   close(): Promise<void> {
