@@ -80,7 +80,6 @@ export function deliverInterrupt(cpu: Cpu, vector: number, options: EventOptions
   }
   cpu.accounting.count('interrupt');
   cpu.accounting.detail('interrupt', INTERRUPT_NAMES[vector]!);
-  cpu.set32(CTL.halted, 0);
   try {
     enter(cpu, vector, type, NO_CODE, rip);
   } catch (fault) {
@@ -166,6 +165,7 @@ function enter(cpu: Cpu, vector: number, type: EventType, errorCode: number, rip
   if (cpu.longMode) enterLong(cpu, vector, type, errorCode, rip);
   else if (cpu.protectedMode) enterProtected(cpu, vector, type, errorCode, rip);
   else enterReal(cpu, vector, type, rip);
+  cpu.set32(CTL.halted, 0);
   // TF is off now, so the instruction is not stepped over: debuggers know that of INT n, INT3 and INTO.
   cpu.set32(CTL.interruptShadow, stepped ? NO_DEBUG_TRAP : 0);
   if (vector === VECTOR.DB && type !== 'software') cpu.set32(DR7, cpu.get32(DR7) & ~DR7_GD);
