@@ -7,7 +7,7 @@ import { engineKindSchema, exitSnapshotSchema, vmConfigSchema } from './vm.ts';
  * as Uint8Array. The host's messages are requests; each gets one reply. The VM's process also reports events.
  */
 
-const bytes = z.instanceof(Uint8Array);
+const bytes = z.custom<Uint8Array>((value) => value instanceof Uint8Array, 'bytes are needed');
 const port = z.union([z.literal(0), z.literal(1)]);
 const none = z.object({}).strict();
 
