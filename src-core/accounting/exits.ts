@@ -105,7 +105,7 @@ export class ExitAccounting {
 
   detail(reason: ExitReason, key: string): void {
     let details = this.#details.get(reason);
-    if (!details) this.#details.set(reason, (details = new Map()));
+    if (!details) this.#details.set(reason, (details = new Map<string, number>()));
     details.set(key, (details.get(key) ?? 0) + 1);
   }
 

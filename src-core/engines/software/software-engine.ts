@@ -9,7 +9,7 @@ import { GuestFault, VECTOR } from '../../x86/faults.ts';
 import { deliverException, deliverInterrupt } from '../../x86/interrupts.ts';
 import { CTL, DR7, FLAGS_SYSTEM, RIP } from '../../x86/layout.ts';
 import { BLOCK_INSTRUCTIONS_MAX, liftBlock } from '../../x86/lift/block.ts';
-import { type CodeSize, codeSizeOf, MODE } from '../../x86/mode.ts';
+import { codeSizeOf, MODE } from '../../x86/mode.ts';
 import { getSigned } from '../../x86/words.ts';
 import type { Engine, RunEnd } from '../engine.ts';
 import { BlockCache, type CachedBlock, patchEnd } from './block-cache.ts';
@@ -467,7 +467,7 @@ export class SoftwareEngine implements Engine {
     this.#patch = {
       block,
       uop: place.uop,
-      saved: patchEnd(this.#arena, place.uop, codeSizeOf(block.modeKey) as CodeSize, place.offset),
+      saved: patchEnd(this.#arena, place.uop, codeSizeOf(block.modeKey), place.offset),
       rest: block.instructions.length - next,
     };
   }

@@ -279,7 +279,8 @@ function pushHighProduct(g: OpGen, bits: Bits, signed: boolean): void {
 /** 128 by 64 bits: dst holds the high half and gets the quotient; a is the low half, b the divisor. */
 function divideWide(signed: boolean) {
   return defineCallout(signed ? 'idiv.64' : 'div.64', 'otherCallout', (cpu, dst, a, b) => {
-    const extend = signed ? BigInt.asIntN : BigInt.asUintN;
+    const extend = (bits: number, value: bigint): bigint =>
+      signed ? BigInt.asIntN(bits, value) : BigInt.asUintN(bits, value);
     const divisor = extend(64, cpu.get64(b));
     if (divisor === 0n) throw new GuestFault(VECTOR.DE);
     const quotient = extend(128, (cpu.get64(dst) << 64n) | cpu.get64(a)) / divisor;

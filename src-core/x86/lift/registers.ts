@@ -8,10 +8,10 @@ export interface RegisterPlace {
   bits: Bits;
 }
 
-const places = new Map<Register, RegisterPlace>();
+const places = new Map<number, RegisterPlace>();
 
 function run(first: Register, count: number, bits: Bits, loc: (n: number) => Loc): void {
-  for (let n = 0; n < count; n++) places.set((first + n) as Register, { loc: loc(n), bits });
+  for (let n = 0; n < count; n++) places.set(first + n, { loc: loc(n), bits });
 }
 
 // iced numbers registers of a size in encoding order; AH..BH stand between BL and SPL.
