@@ -37,6 +37,13 @@ export class IrBuilder {
     return TEMP + this.#temps++ * TEMP_SIZE;
   }
 
+  /** Makes the temporaries that `body` takes free again when it is done: for steps repeated within one instruction. */
+  scoped(body: () => void): void {
+    const before = this.#temps;
+    body();
+    this.#temps = before;
+  }
+
   /** Appends an operation by name (src-core/ir/ops). Returns dst. */
   op(name: string, { dst = 0, a = 0, b = 0, imm = 0, c = 0 }: OpFields): Loc {
     this.ops.push({ def: op(name), dst, a, b, imm, c, wide: 0n, callout: undefined });

@@ -1,4 +1,4 @@
-import { Decoder, DecoderError, DecoderOptions, Instruction } from 'iced-x86';
+import { Code, Decoder, DecoderError, DecoderOptions, Instruction } from 'iced-x86';
 import type { CodeSize } from './mode.ts';
 
 /** The longest x86 instruction, bytes; longer ones raise #GP(0) (Intel SDM volume 2, section 2.3.11). */
@@ -19,11 +19,13 @@ const OPTIONS = DecoderOptions.NoMPFX_0FBC | DecoderOptions.NoMPFX_0FBD;
 export class BlockDecoder {
   readonly #decoder: Decoder;
   readonly #bytes: Uint8Array;
+  readonly #codeBits: CodeSize;
   /** One object for all: each decode overwrites it. */
   readonly #instruction = new Instruction();
 
   constructor(bytes: Uint8Array, codeBits: CodeSize) {
     this.#bytes = bytes;
+    this.#codeBits = codeBits;
     this.#decoder = new Decoder(codeBits, bytes, OPTIONS);
     this.#decoder.ip = 0n;
   }
@@ -39,6 +41,7 @@ export class BlockDecoder {
     const length = this.#decoder.position - start;
     switch (this.#decoder.lastError) {
       case DecoderError.None:
+        if (this.#instruction.code === Code.Pause) this.#correctPause(start, length);
         return { kind: 'instruction', instruction: this.#instruction, length };
       case DecoderError.NoMoreBytes:
         return { kind: 'truncated' };
@@ -47,6 +50,16 @@ export class BlockDecoder {
         return { kind: 'invalid', tooLong, length };
       }
     }
+  }
+
+  /** F3 90 is PAUSE, but with REX.B it is still XCHG with R8 (as processors have it; iced-x86 says PAUSE). */
+  #correctPause(start: number, length: number): void {
+    const rex = length >= 2 ? this.#bytes[start + length - 2]! : 0;
+    if (this.#codeBits !== 64 || (rex & 0xf1) !== 0x41) return;
+    const plain = this.#bytes.slice(start, start + length).filter((byte) => byte !== 0xf3);
+    const decoder = new Decoder(64, plain, OPTIONS);
+    decoder.decodeOut(this.#instruction);
+    decoder.free();
   }
 
   /** True when the first 15 bytes are all prefixes: the instruction is too long, whatever follows. */

@@ -3,6 +3,7 @@ import type { Cpu } from './cpu.ts';
 import { ACCESS } from './mmu.ts';
 import { CTL, FLAGS_SYSTEM, RAX, RCX, RDI, RSI, SEG_FIELD } from './layout.ts';
 import { FLAG_DF } from './bits.ts';
+import { MODE } from './mode.ts';
 
 /**
  * REP MOVS and REP STOS in runs. The IR of one iteration says what these instructions do; a run does as many of them
@@ -60,6 +61,8 @@ interface Shape {
 
 function shape(cpu: Cpu, imm: number): Shape | undefined {
   if ((cpu.get32(FLAGS_SYSTEM) & FLAG_DF) !== 0) return undefined;
+  // Iterations that may raise #AC are the IR's.
+  if ((cpu.get32(CTL.modeKey) & MODE.alignmentCheck) !== 0) return undefined;
   const width = (imm >> BULK.addressShift) & 3;
   const wide = width === 2;
   const mask = width === 0 ? LOW16 : LOW32;

@@ -2,7 +2,8 @@
  * Where the host's silicon and Switchyard differ and neither is wrong: each entry says what is not compared,
  * for which instructions, and why. What the SDM itself leaves undefined is in undefined.ts.
  */
-import { Mnemonic } from 'iced-x86';
+import { readFileSync } from 'node:fs';
+import { Code, Mnemonic } from 'iced-x86';
 import type { Instruction } from 'iced-x86';
 import { RESULT } from '../oracle/layout.ts';
 import { FX } from '../oracle/state.ts';
@@ -26,6 +27,33 @@ export interface DifferenceContext {
   readonly expected: ResultView;
   /** Switchyard's. */
   readonly actual: ResultView;
+}
+
+/** Vendor of the host processor. */
+const VENDOR = /vendor_id\s*:\s*(\S+)/.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1] ?? 'unknown';
+const AMD = VENDOR === 'AuthenticAMD' || VENDOR === 'HygonGenuine';
+
+/** Far transfers: microcoded, with many memory accesses and checks. */
+const FAR = new Set<Mnemonic>([
+  Mnemonic.Retf,
+  Mnemonic.Iret,
+  Mnemonic.Iretd,
+  Mnemonic.Iretq,
+  Mnemonic.Call,
+  Mnemonic.Jmp,
+]);
+
+/** Whether the instruction itself raised the fault, not the one it led to. */
+function faulted(state: CaseView, result: ResultView): boolean {
+  return result.vector !== 3 && result.rip === BigInt(state.rip);
+}
+
+function hasRepeatPrefix(state: CaseView): boolean {
+  for (const byte of state.code) {
+    if (byte === 0xf2 || byte === 0xf3) return true;
+    if (byte >= 0x70 && byte !== 0xf0) return false;
+  }
+  return false;
 }
 
 /** Instructions that store more than one operand: a fault part way may leave the first stores done or not. */
@@ -57,5 +85,50 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
     reason:
       'several stores and a fault: which of them were done is up to the implementation (SDM vol. 3, 6.5)',
     applies: ({ instruction, expected }) => expected.vector !== 3 && SEVERAL_STORES.has(instruction.mnemonic),
+  },
+  {
+    parts: ['all'],
+    reason: 'a far transfer with several reasons to fault: the order of its accesses and checks is its own',
+    applies: ({ instruction, state, expected, actual }) =>
+      FAR.has(instruction.mnemonic) &&
+      !instruction.isCallNear &&
+      faulted(state, expected) &&
+      faulted(state, actual) &&
+      expected.vector !== 17 &&
+      actual.vector !== 17,
+  },
+  {
+    parts: ['memory'],
+    reason: 'a far CALL that faults after it pushed',
+    applies: ({ instruction, state, expected }) =>
+      instruction.mnemonic === Mnemonic.Call && faulted(state, expected),
+  },
+  {
+    parts: ['registers'],
+    reason:
+      'AMD: CMPXCHG of a 32-bit register that is not equal leaves its upper half; the SDM writes it back',
+    applies: ({ instruction }) => AMD && instruction.code === Code.Cmpxchg_rm32_r32,
+  },
+  {
+    parts: ['all'],
+    reason: 'REP prefixes are reserved before LOOPcc (SDM vol. 2, 2.1.1); AMD takes them for the condition',
+    applies: ({ instruction, state }) =>
+      AMD &&
+      (instruction.mnemonic === Mnemonic.Loope || instruction.mnemonic === Mnemonic.Loopne) &&
+      hasRepeatPrefix(state),
+  },
+  {
+    parts: ['all'],
+    reason: 'AMD: UD0 and UD1 raise #UD before the rest of the instruction is fetched',
+    applies: ({ instruction, expected, actual }) =>
+      AMD &&
+      (instruction.mnemonic === Mnemonic.Ud0 || instruction.mnemonic === Mnemonic.Ud1) &&
+      expected.vector === 6 &&
+      actual.vector === 14,
+  },
+  {
+    parts: ['all'],
+    reason: 'AMD: MOVSXD r16 reads 32 bits of memory, Intel 16',
+    applies: ({ instruction }) => AMD && instruction.code === Code.Movsxd_r16_rm16,
   },
 ];

@@ -102,11 +102,17 @@ for (const width of [32, 64] as const) {
   // #AC(0) unless a + imm is a multiple of c + 1.
   defineOp(`align.a${width}`, 64, { reads: 'a', writes: false, leaves: true }, (g) => {
     const { w } = g;
-    g.a(32);
-    g.imm32();
-    w.op(i32.add);
+    const linear = address(g, width);
+    w.get(linear).op(i32.wrap_i64);
     g.c();
-    w.op(i32.and).if();
+    w.op(i32.and);
+    if (width === 64) {
+      // A non-canonical address is the access's own fault, and comes first.
+      w.i32Const(0).op(i32.ne);
+      w.get(linear).i64Const(16n).op(i64.shl).i64Const(16n).op(i64.shr_s).get(linear).op(i64.eq);
+      w.op(i32.and);
+    }
+    w.if();
     g.fault(VECTOR.AC, 0);
     w.end();
   });

@@ -174,7 +174,7 @@ export class LiftContext {
    */
   address(bits: Bits | 48 | 80 | 128, write = false, info = 0): Address {
     const { insn } = this;
-    const segment = insn.memorySegment;
+    const segment = this.memorySegment();
     const width = this.addressBits();
     const plain = this.#flat(segment);
     const base = insn.memoryBase;
@@ -197,6 +197,21 @@ export class LiftContext {
       return address;
     }
     return this.segmented(segment, this.effectiveAddress(), bits, write, info);
+  }
+
+  /** The memory operand's segment. 64-bit code ignores overrides but those with FS and GS. */
+  memorySegment(): Register {
+    const { memorySegment: segment, memoryBase: base } = this.insn;
+    if (!this.code64 || segment === Register.FS || segment === Register.GS) return segment;
+    switch (base) {
+      case Register.RSP:
+      case Register.ESP:
+      case Register.RBP:
+      case Register.EBP:
+        return Register.SS;
+      default:
+        return Register.DS;
+    }
   }
 
   /** The linear address of `offset` (a location, zero-extended) in a segment. */

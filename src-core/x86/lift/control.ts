@@ -301,7 +301,7 @@ lift(Mnemonic.Pop, (cx) => {
   cx.setStackPointer(pointer);
   const offset = cx.effectiveAddress();
   b.op('mov.64', { dst: RSP, a: saved });
-  cx.store(bits, cx.segmented(insn.memorySegment, offset, bits, true), value);
+  cx.store(bits, cx.segmented(cx.memorySegment(), offset, bits, true), value);
   cx.setStackPointer(pointer);
 });
 
@@ -366,9 +366,11 @@ lift(Mnemonic.Enter, (cx) => {
   cx.store(bits, first.address, RBP);
   let pushed = 1;
   for (let n = 1; n < level; n++) {
-    const offset = b.op(`lea1.${cx.stackBits}`, { dst: b.temp(), a: RBP, imm: -bytes * n });
-    const value = cx.load(bits, cx.segmented(Register.SS, offset, bits, false));
-    cx.store(bits, cx.stackSlot(-bytes * ++pushed, bits, true).address, value);
+    b.scoped(() => {
+      const offset = b.op(`lea1.${cx.stackBits}`, { dst: b.temp(), a: RBP, imm: -bytes * n });
+      const value = cx.load(bits, cx.segmented(Register.SS, offset, bits, false));
+      cx.store(bits, cx.stackSlot(-bytes * ++pushed, bits, true).address, value);
+    });
   }
   if (level > 0) cx.store(bits, cx.stackSlot(-bytes * ++pushed, bits, true).address, first.pointer);
   // The final top of the stack must be writable, though nothing is written there.

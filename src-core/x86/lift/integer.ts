@@ -371,7 +371,7 @@ function bitTest(kind: 'bts' | 'btr' | 'btc' | undefined) {
       const width = cx.addressBits();
       offset = b.op(`lea2.${width}`, { dst: b.temp(), a: offset, b: step, imm: 0, c: 0 });
     }
-    const address = cx.segmented(cx.insn.memorySegment, offset, bits, kind !== undefined);
+    const address = cx.segmented(cx.memorySegment(), offset, bits, kind !== undefined);
     const old = kind ? cx.loadForWrite(bits, address) : cx.load(bits, address);
     if (kind) {
       // The flag changes only once the store cannot fault any more.
@@ -425,11 +425,11 @@ lift(Mnemonic.Movbe, (cx) => {
 });
 
 lift(Mnemonic.Xlatb, (cx) => {
-  const { b, insn } = cx;
+  const { b } = cx;
   const width = cx.addressBits();
   const offset = b.op('zext.8.64', { dst: b.temp(), a: RAX });
   b.op(`lea2.${width}`, { dst: offset, a: offset, b: RBX_LOC, imm: 0, c: 0 });
-  const t = cx.load(8, cx.segmented(insn.memorySegment, offset, 8, false));
+  const t = cx.load(8, cx.segmented(cx.memorySegment(), offset, 8, false));
   b.op('mov.8', { dst: RAX, a: t });
 });
 

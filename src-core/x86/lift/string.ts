@@ -47,7 +47,7 @@ export class StringInstruction {
   address(index: Loc, write: boolean): ReturnType<LiftContext['segmented']> {
     const { cx } = this;
     const offset = cx.b.op(`lea1.${this.width}`, { dst: cx.b.temp(), a: index, imm: 0 });
-    return cx.segmented(index === RSI ? cx.insn.memorySegment : Register.ES, offset, this.bits, write);
+    return cx.segmented(index === RSI ? cx.memorySegment() : Register.ES, offset, this.bits, write);
   }
 
   /** Moves an index register on by one element. */
@@ -133,7 +133,7 @@ function liftMovs(cx: LiftContext, bits: Bits): void {
     {
       bulk: () =>
         cx.b.callout(repMovsRun, {
-          a: bulkSegment(cx, cx.insn.memorySegment),
+          a: bulkSegment(cx, cx.memorySegment()),
           b: bulkSegment(cx, Register.ES),
           imm: bulkShape(s),
         }),

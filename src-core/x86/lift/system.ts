@@ -51,6 +51,8 @@ lift(Mnemonic.Invlpg, (cx) => {
 
 lift(Mnemonic.Smsw, (cx) => cx.write(0, CR0));
 lift(Mnemonic.Lmsw, (cx) => {
+  // Before the operand is read.
+  if (!cx.requireCpl0()) return;
   cx.b.callout(lmsw, { a: cx.read(0, 16) });
   cx.endBlock();
 });
