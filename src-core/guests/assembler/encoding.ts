@@ -136,7 +136,8 @@ const immediateForms = new Map<OpCodeOperandKind, ImmediateForm>([
 /** Whether a value, taken signed or unsigned at the operand's width, survives in this form. */
 function immediateFits(value: bigint, form: ImmediateForm): boolean {
   const width = BigInt(form.extendedTo);
-  if (value < -(1n << (width - 1n)) || value >= 1n << width) return false;
+  // The complement of an unsigned value reaches down to -(2^width): `and al, ~0x80`.
+  if (value < -(1n << width) || value >= 1n << width) return false;
   const normal = BigInt.asIntN(form.extendedTo, value);
   return form.bits === form.extendedTo || BigInt.asIntN(form.bits, normal) === normal;
 }

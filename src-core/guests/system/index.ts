@@ -1,8 +1,22 @@
 /** Every system test guest. */
 import { exceptions } from './exceptions.ts';
+import { gates, gatesExternal } from './gates.ts';
+import { privilege, privilegeByManual } from './privilege.ts';
+import { paging32, pagingPae, paging32ByManual, pagingPaeByManual } from './paging.ts';
 import type { SystemGuest } from './runtime/guest.ts';
 import { segments } from './segments.ts';
 
 export type { SystemGuest } from './runtime/guest.ts';
 
-export const systemGuests: readonly SystemGuest[] = [exceptions, segments];
+export const systemGuests: readonly SystemGuest[] = [
+  exceptions,
+  segments,
+  gates,
+  gatesExternal,
+  privilege,
+  privilegeByManual,
+  paging32,
+  pagingPae,
+  paging32ByManual,
+  pagingPaeByManual,
+];

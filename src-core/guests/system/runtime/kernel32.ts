@@ -6,6 +6,7 @@
  * `ring0_stack_top` (TSS.ESP0) and `stack_top` are three different stacks.
  */
 import { symbol } from '../../assembler/index.ts';
+import type { Expression } from '../../assembler/index.ts';
 import {
   DescriptorTable,
   gateDescriptor,
@@ -118,18 +119,34 @@ export class Kernel32 extends Program {
       say " ok"
       ${resume}:
       mov eax, ${data0}
+      mov ds, eax
       mov ss, eax
       mov esp, [case_esp]
-      mov ds, eax
       mov es, eax
       mov fs, eax
       mov gs, eax
       push 2
       popf
+      jmp ${code0}:${resume}$done
+      ${resume}$done:
       mov dword [resume_mode], 0
       mov dword [resume_skip], 0
       say "\\n"`);
     return this;
+  }
+
+  /** Puts the gate of vector `from` in the place of `vector`'s. Uses EAX. */
+  borrowGate(vector: number, from: number): this {
+    return this.code(`
+      mov eax, [idt_initial+${from * 8}]
+      mov [idt+${vector * 8}], eax
+      mov eax, [idt_initial+${from * 8 + 4}]
+      mov [idt+${vector * 8 + 4}], eax`);
+  }
+
+  /** Undoes {@link borrowGate}. */
+  restoreGate(vector: number): this {
+    return this.borrowGate(vector, vector);
   }
 
   /** Runs `body` in ring 3 with the given EFLAGS, and goes on in ring 0 after it. Registers are kept. */
@@ -271,14 +288,27 @@ export class Kernel32 extends Program {
         ret
 
       leave_user:
+        push eax
         mov eax, ${data0}
         mov ds, eax
         mov es, eax
         mov fs, eax
         mov gs, eax
+        pop eax
         mov esp, [user_return_esp]
         jmp dword [user_return_eip]
       `);
+  }
+
+  #gateOf(vector: number): readonly Expression[] {
+    const leave = vector === leaveUserVector;
+    const standard: GateOptions = {
+      selector: code0,
+      offset: symbol(leave ? 'leave_user' : `vector$${vector}`),
+      type: systemTypes.interruptGate,
+      dpl: leave || vector === 3 || vector === 4 ? 3 : 0,
+    };
+    return gateDescriptor(this.#gates.get(vector) ?? standard);
   }
 
   #emitTables(): void {
@@ -286,16 +316,9 @@ export class Kernel32 extends Program {
     asm.align(8).label('exception_names');
     for (const name of exceptionNames) asm.dd(symbol(`name$${name}`));
     for (const name of exceptionNames) asm.label(`name$${name}`).ascii(name).db(0);
-    asm.align(16).label('idt');
-    for (let vector = 0; vector < gateCount; vector++) {
-      const leave = vector === leaveUserVector;
-      const standard: GateOptions = {
-        selector: code0,
-        offset: symbol(leave ? 'leave_user' : `vector$${vector}`),
-        type: systemTypes.interruptGate,
-        dpl: leave || vector === 3 || vector === 4 ? 3 : 0,
-      };
-      asm.dd(...gateDescriptor(this.#gates.get(vector) ?? standard));
+    for (const table of ['idt', 'idt_initial']) {
+      asm.align(16).label(table);
+      for (let vector = 0; vector < gateCount; vector++) asm.dd(...this.#gateOf(vector));
     }
     asm.label('gdt').dd(...this.gdt.doublewords);
     asm.label('gdt_pointer').dw(this.gdt.limit).dd(symbol('gdt'));
