@@ -2,4 +2,6 @@
 import './arithmetic.ts';
 import './bits.ts';
 import './control.ts';
+import './float.ts';
 import './memory.ts';
+import './simd.ts';

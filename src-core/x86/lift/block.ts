@@ -31,6 +31,7 @@ export function liftBlock(
 ): LiftedBlock | undefined {
   const b = new IrBuilder();
   const cx = new LiftContext(b, modeKey);
+  cx.bytes = bytes;
   const decoder = new BlockDecoder(bytes, codeSizeOf(modeKey));
   const limit = (modeKey & MODE.single) !== 0 ? 1 : maxInstructions;
   try {

@@ -31,6 +31,8 @@ export class LiftContext {
   /** Width of the stack pointer. */
   readonly stackBits: CodeSize;
   insn!: Instruction;
+  /** The block's guest code, from its start. */
+  bytes: Uint8Array = new Uint8Array();
   /** Offsets in bytes from the block's start: of this instruction and of the next. */
   offset = 0;
   next = 0;

@@ -8,3 +8,4 @@ import './segments.ts';
 import './string.ts';
 import './system-flags.ts';
 import './system.ts';
+import './x87.ts';

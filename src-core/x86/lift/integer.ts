@@ -449,7 +449,6 @@ lift(
   [
     Mnemonic.Nop,
     Mnemonic.Pause,
-    Mnemonic.Fnop,
     Mnemonic.Lfence,
     Mnemonic.Mfence,
     Mnemonic.Sfence,
