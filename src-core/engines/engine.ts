@@ -14,10 +14,11 @@ export type RunEnd =
 export interface Engine {
   readonly kind: 'software' | 'hardware';
   /**
-   * Executes guest code: at most `maxInstructions` (exactly that many when nothing else ends the run first),
-   * delivering pending interrupts at instruction boundaries.
+   * Executes guest code: at most `maxInstructions`, delivering pending interrupts at instruction boundaries. With
+   * `exact` exactly that many when nothing else ends the run first (the instruction-count clock needs that); without,
+   * it may stop a few instructions short, at a block's end.
    */
-  run(maxInstructions: number): RunEnd;
+  run(maxInstructions: number, exact?: boolean): RunEnd;
   /** Asks a run in progress (a device callback is on its stack) to end after the current instruction. */
   requestExit(): void;
   /** Guest memory [phys, phys + length) was changed by something other than the vCPU (DMA, a loader, a snapshot). */

@@ -161,7 +161,7 @@ export class RunLoop {
       this.#runUntil = this.#clock.now() + Math.min(untilDeadline, leftMs * 1e6);
     }
     try {
-      return this.#host.engine().run(Math.max(1, Math.floor(budget)));
+      return this.#host.engine().run(Math.max(1, Math.floor(budget)), this.#clock instanceof IcountClock);
     } finally {
       this.#runUntil = -Infinity;
     }

@@ -43,7 +43,7 @@ describe('the interpreter', () => {
   it('stops after exactly so many instructions', () => {
     const { cpu, engine } = machine([0xb9, 10, 0, 0, 0, 0x31, 0xc0, 0x01, 0xc8, 0x49, 0x75, 0xfb, 0xf4]);
     for (let n = 1; n <= 20; n++) {
-      expect(engine.run(1)).toBe('slice');
+      expect(engine.run(1, true)).toBe('slice');
       expect(cpu.instructionCount()).toBe(n);
     }
     expect(engine.run(1000)).toBe('halt');

@@ -115,7 +115,7 @@ export class SoftwareAdapter implements Adapter {
   run(state: CaseView, out: Uint8Array): void {
     this.enter(state);
     try {
-      const end = this.engine.run(STEP_LIMIT);
+      const end = this.engine.run(STEP_LIMIT, true);
       this.collect(out, end === 'halt');
     } finally {
       // The code page as it was.

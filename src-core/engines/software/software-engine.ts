@@ -57,6 +57,7 @@ export class SoftwareEngine implements Engine {
   /** Budget taken away to make the interpreter come back for an event. */
   #stolen = 0;
   #exitRequested = false;
+  #exact = false;
   /** Where a run's instructions are counted from. */
   #granted = 0;
   /** TypeScript is on wasm's stack: CTL.exitUop says where. */
@@ -105,8 +106,9 @@ export class SoftwareEngine implements Engine {
 
   // ---- the run loop --------------------------------------------------------------------------------------------
 
-  run(maxInstructions: number): RunEnd {
+  run(maxInstructions: number, exact = false): RunEnd {
     const cpu = this.#cpu;
+    this.#exact = exact;
     const started = performance.now();
     this.#granted = Math.min(maxInstructions, 0x7fffffff);
     this.#stolen = 0;
@@ -165,6 +167,7 @@ export class SoftwareEngine implements Engine {
           break;
         }
         case EXIT.budget:
+          if (this.#stolen === 0 && !this.#exact) return 'slice';
           if (this.#stolen === 0 && cpu.i32[CTL.budget >> 2]! > 0) {
             // The next block is longer than what is left: one instruction at a time to the exact count.
             const end = this.#step();
