@@ -2,7 +2,8 @@ import { ATTR_DB, TYPE_CODE, TYPE_EXPAND_DOWN } from './bits.ts';
 import type { Cpu } from './cpu.ts';
 import { attributesOf, baseOf, limitOf, type Descriptor } from './descriptors.ts';
 import { GuestFault, VECTOR } from './faults.ts';
-import { RSP, SEG_FIELD, SS } from './layout.ts';
+import { CTL, RSP, SEG_FIELD, SS } from './layout.ts';
+import { MODE } from './mode.ts';
 import { ACCESS } from './paging.ts';
 import { getSigned, isCanonical, setSigned } from './words.ts';
 
@@ -24,6 +25,8 @@ export class StackView {
   readonly #rest: number;
   /** Accesses are made as supervisor although CPL is still 3. */
   readonly #supervisor: boolean;
+  /** Misaligned accesses raise #AC. */
+  readonly #aligned: boolean;
   #pointer: number;
 
   private constructor(
@@ -44,6 +47,7 @@ export class StackView {
     this.#rest = long ? 0 : (pointer & ~this.#mask) >>> 0;
     this.#pointer = long ? pointer : (pointer & this.#mask) >>> 0;
     this.#supervisor = supervisor;
+    this.#aligned = !supervisor && (cpu.get32(CTL.modeKey) & MODE.alignmentCheck) !== 0;
   }
 
   /** The stack SS:RSP of the running code. */
@@ -76,12 +80,14 @@ export class StackView {
     if (this.#long) {
       const bottom = this.#pointer - bytes;
       if (!isCanonical(bottom) || !isCanonical(this.#pointer - 1)) throw new GuestFault(VECTOR.SS, code);
+      this.#checkAlignment(bottom, size);
       this.#cpu.mmu.probe(bottom, bytes, ACCESS.write, this.#supervisor);
       return;
     }
     if (this.#pointer >= bytes) {
       const bottom = this.#pointer - bytes;
       this.#check(bottom, bytes, code);
+      this.#checkAlignment(this.#base + bottom, size);
       this.#cpu.mmu.probe((this.#base + bottom) >>> 0, bytes, ACCESS.write, this.#supervisor);
       return;
     }
@@ -90,8 +96,13 @@ export class StackView {
     for (let item = 0; item < count; item++) {
       pointer = ((pointer - size) & this.#mask) >>> 0;
       this.#check(pointer, size, code);
+      this.#checkAlignment(this.#base + pointer, size);
       this.#cpu.mmu.probe((this.#base + pointer) >>> 0, size, ACCESS.write, this.#supervisor);
     }
+  }
+
+  #checkAlignment(linear: number, size: number): void {
+    if (this.#aligned && linear % size !== 0) throw new GuestFault(VECTOR.AC, 0);
   }
 
   #check(offset: number, size: number, code: number): void {
@@ -127,10 +138,12 @@ export class StackView {
     if (this.#long) {
       const address = this.#pointer + distance;
       if (!isCanonical(address) || !isCanonical(address + size - 1)) throw new GuestFault(VECTOR.SS, 0);
+      this.#checkAlignment(address, size);
       return address;
     }
     const offset = ((this.#pointer + distance) & this.#mask) >>> 0;
     this.#check(offset, size, 0);
+    this.#checkAlignment(this.#base + offset, size);
     return (this.#base + offset) >>> 0;
   }
 

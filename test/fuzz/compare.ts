@@ -84,7 +84,7 @@ function rawDifferences(state: CaseView, expected: ResultView, actual: ResultVie
   if (PUSHES_ERROR_CODE.has(expected.vector) && normalErrorCode(expected) !== normalErrorCode(actual))
     add('error code', 'errorCode', hex(expected.errorCode), hex(actual.errorCode));
   if (expected.vector === 14 && expected.cr2 !== actual.cr2)
-    add('cr2', 'all', hex(expected.cr2), hex(actual.cr2));
+    add('cr2', 'cr2', hex(expected.cr2), hex(actual.cr2));
   if (expected.rip !== actual.rip) add('rip', 'all', hex(expected.rip), hex(actual.rip));
   if (((expected.rflags ^ actual.rflags) & COMPARED_FLAGS) !== 0)
     add('rflags', 'rflags', hex(expected.rflags & COMPARED_FLAGS), hex(actual.rflags & COMPARED_FLAGS));

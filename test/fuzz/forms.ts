@@ -271,7 +271,7 @@ export function formsOf(bitness: Bitness): FormSet {
     const info = CodeExt.opCode(code);
     try {
       if (!info.isInstruction || !available(info, bitness)) continue;
-      const reason = exclusion(code);
+      const reason = exclusion(code, bitness);
       if (reason !== undefined) {
         if (!reason.startsWith('VEX')) excluded.set(name, reason);
         continue;

@@ -746,7 +746,7 @@ export class Generator {
     }
     const found = instruction.code;
     if (found === Code.INVALID) return found;
-    const reason = exclusion(found) ?? this.operandExclusion(code, found, state);
+    const reason = exclusion(found, this.bitness) ?? this.operandExclusion(code, found, state);
     if (reason !== undefined) return reason;
     // What follows the instruction must not run: INT3 takes its place.
     const start = state.view.getUint32(CASE.codeStart, true);

@@ -4,6 +4,8 @@
  */
 import { Code, CodeExt, CpuidFeature, EncodingKind, Instruction, Mnemonic } from 'iced-x86';
 
+import type { Bitness } from '../oracle/state.ts';
+
 /** Extensions in the CPUID model shown to guests. */
 const IMPLEMENTED = new Set<CpuidFeature>([
   CpuidFeature.INTEL8086,
@@ -75,6 +77,9 @@ const VENDOR_FAR = new Set<Code>([
 /** Why each code seen so far is left out, null when it is not. */
 const reasons = new Map<Code, string | null>();
 
+/** AMD: #GP(0) outside ring 0; Intel: #UD outside 64-bit code. */
+const VENDOR_SYSRET = new Set<Code>([Code.Sysretd, Code.Sysretq]);
+
 function findReason(code: Code): string | null {
   const info = CodeExt.opCode(code);
   const instruction = new Instruction();
@@ -96,8 +101,9 @@ function findReason(code: Code): string | null {
   }
 }
 
-/** Why a code is not fuzzed, or undefined when it is. */
-export function exclusion(code: Code): string | undefined {
+/** Why a code is not fuzzed in a code size, or undefined when it is. */
+export function exclusion(code: Code, bitness: Bitness): string | undefined {
+  if (bitness !== 64 && VENDOR_SYSRET.has(code)) return 'AMD and Intel differ: SYSRET outside 64-bit code';
   let reason = reasons.get(code);
   if (reason === undefined) {
     reason = findReason(code);

@@ -161,24 +161,31 @@ const CMOVCC = [
   Mnemonic.Cmovg,
 ];
 
+/** True where taken and not taken differ in more than the address: in the limit check, or in the width of IP. */
+function chosenTarget(cx: LiftContext, bits: 16 | 32 | 64): boolean {
+  return limited(cx) || bits !== cx.codeBits;
+}
+
 /**
- * A conditional jump on `condition` (an 8-bit truth) whose target may be past CS.limit: the fault comes only when the
- * jump is taken, so the target is replaced by the next instruction's address before it is checked.
+ * The target of such a conditional jump on `condition` (an 8-bit truth): the fault comes, and IP is cut to the operand
+ * size, only when the jump is taken, so the next instruction's address replaces the target before it is checked.
  */
-function limitedConditionalJump(cx: LiftContext, bits: 16 | 32 | 64, offset: number, condition: Loc): void {
+function conditionalTarget(cx: LiftContext, bits: 16 | 32 | 64, offset: number, condition: Loc): Loc {
   const { b } = cx;
   const target = cx.nextIp();
   b.op('movif.64', { dst: target, a: b.op(`rip.${bits}`, { dst: b.temp(), imm: offset }), b: condition });
   checkTarget(cx, target);
-  b.op('jind', { a: target });
+  return target;
 }
 
 CONDITIONS.forEach((name, code) => {
   lift(JCC[code]!, (cx) => {
     const bits = transferBits(cx);
     const offset = branchOffset(cx);
-    if (limited(cx)) limitedConditionalJump(cx, bits, offset, cx.b.op(`set.${name}`, { dst: cx.b.temp() }));
-    else cx.b.op(`j${name}.${bits}`, { imm: offset, c: cx.next });
+    if (chosenTarget(cx, bits)) {
+      const condition = cx.b.op(`set.${name}`, { dst: cx.b.temp() });
+      cx.b.op('jind', { a: conditionalTarget(cx, bits, offset, condition) });
+    } else cx.b.op(`j${name}.${bits}`, { imm: offset, c: cx.next });
   });
   lift(SETCC[code]!, (cx) => {
     if (cx.isRegister(0)) cx.b.op(`set.${name}`, { dst: cx.register(0) });
@@ -209,7 +216,7 @@ const jcxzBits = counterBits([
 function jumpIf(cx: LiftContext, condition: Loc): void {
   const bits = transferBits(cx);
   const offset = branchOffset(cx);
-  if (limited(cx)) limitedConditionalJump(cx, bits, offset, condition);
+  if (chosenTarget(cx, bits)) cx.b.op('jind', { a: conditionalTarget(cx, bits, offset, condition) });
   else cx.b.op(`jif.${bits}`, { a: condition, imm: offset, c: cx.next });
 }
 
@@ -240,17 +247,12 @@ lift([Mnemonic.Loop, Mnemonic.Loope, Mnemonic.Loopne], (cx) => {
     const flag = b.op(insn.mnemonic === Mnemonic.Loope ? 'set.e' : 'set.ne', { dst: b.temp() });
     b.op('and.8', { dst: go, a: go, b: flag });
   }
-  if (limited(cx)) {
-    const target = cx.nextIp();
-    b.op('movif.64', {
-      dst: target,
-      a: b.op(`rip.${transferBits(cx)}`, { dst: b.temp(), imm: branchOffset(cx) }),
-      b: go,
-    });
-    checkTarget(cx, target);
-  }
+  const width = transferBits(cx);
+  const chosen = chosenTarget(cx, width);
+  const target = chosen ? conditionalTarget(cx, width, branchOffset(cx), go) : 0;
   b.op(`mov.${bits}`, { dst: RCX, a: counter });
-  b.op(`jif.${transferBits(cx)}`, { a: go, imm: branchOffset(cx), c: cx.next });
+  if (chosen) b.op('jind', { a: target });
+  else b.op(`jif.${width}`, { a: go, imm: branchOffset(cx), c: cx.next });
 });
 
 // ---- stack -------------------------------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ import { interruptReturn } from '../iret.ts';
 import { RIP } from '../layout.ts';
 import { MODE } from '../mode.ts';
 import type { Loc } from '../../ir/op.ts';
+import { attendToFlags } from '../system-flags.ts';
 import { syscall, sysenter, sysexit, sysret } from '../syscall.ts';
 import { getSigned, setSigned } from '../words.ts';
-import { type Address, type LiftContext, UndefinedInstruction } from './context.ts';
+import { type LiftContext, UndefinedInstruction } from './context.ts';
 import { claimFarTransfers } from './control.ts';
 import { lift } from './table.ts';
 
@@ -27,9 +28,10 @@ const farReturn = defineCallout('ret.far', 'farTransfer', (cpu, _dst, _a, _b, im
   returnFar(cpu, imm as OperandSize, c),
 );
 /** imm = operand size in bits. */
-const iret = defineCallout('iret', 'farTransfer', (cpu, _dst, _a, _b, imm) =>
-  interruptReturn(cpu, imm as OperandSize),
-);
+const iret = defineCallout('iret', 'farTransfer', (cpu, _dst, _a, _b, imm) => {
+  interruptReturn(cpu, imm as OperandSize);
+  attendToFlags(cpu);
+});
 
 const SOFTWARE_TYPES: readonly EventType[] = ['software', 'softwareException', 'icebp'];
 /** imm = vector, c = index in SOFTWARE_TYPES, a = address of the next instruction (64 bits). */
@@ -48,12 +50,15 @@ const syscallCallout = defineCallout('syscall', 'systemCall', (cpu, _dst, a) =>
   syscall(cpu, getSigned(cpu, a)),
 );
 /** imm = operand size in bits. */
-const sysretCallout = defineCallout('sysret', 'systemCall', (cpu, _dst, _a, _b, imm) => sysret(cpu, imm));
+const sysretCallout = defineCallout('sysret', 'systemCall', (cpu, _dst, _a, _b, imm) => {
+  sysret(cpu, imm);
+  attendToFlags(cpu);
+});
 const sysenterCallout = defineCallout('sysenter', 'systemCall', (cpu) => sysenter(cpu));
 /** imm = operand size in bits. */
 const sysexitCallout = defineCallout('sysexit', 'systemCall', (cpu, _dst, _a, _b, imm) => sysexit(cpu, imm));
 
-/** Goes on at the RIP a callout has set. No event can have become deliverable, so no look at them is needed. */
+/** Goes on at the RIP a callout has set; where that set IF or TF it has ended the run in progress (attendToFlags). */
 function continueAtRip(cx: LiftContext): void {
   if ((cx.modeKey & MODE.single) !== 0) cx.endAtRip();
   else cx.b.op('jind', { a: RIP });
@@ -91,20 +96,15 @@ function operandSize(cx: LiftContext): OperandSize {
   return size;
 }
 
-/** An address some bytes further on. */
-function offsetAddress(cx: LiftContext, address: Address, bytes: number): Address {
-  const disp = address.disp + bytes;
-  if (disp <= 0x7fffffff) return { ...address, disp };
-  return { ...address, loc: cx.linear(address), disp: bytes };
-}
-
-/** A far pointer in memory: its offset, zero-extended to 64 bits, and its selector. */
+/** A far pointer in memory, two accesses: its offset, zero-extended to 64 bits, and its selector. */
 export function loadFarPointer(cx: LiftContext, bits: OperandSize): { offset: Loc; selector: Loc } {
   const { b } = cx;
-  const address = cx.address(bits === 16 ? 32 : bits === 32 ? 48 : 80);
-  const low = cx.load(bits, address);
+  const segment = cx.memorySegment();
+  const place = cx.effectiveAddress();
+  const low = cx.load(bits, cx.segmented(segment, place, bits, false));
   const offset = bits === 64 ? low : b.op(`zext.${bits}.64`, { dst: b.temp(), a: low });
-  return { offset, selector: cx.load(16, offsetAddress(cx, address, bits / 8)) };
+  const behind = b.op(`lea1.${cx.addressBits()}`, { dst: b.temp(), a: place, imm: bits / 8 });
+  return { offset, selector: cx.load(16, cx.segmented(segment, behind, 16, false)) };
 }
 
 /** The far pointer a JMP or CALL names, in the instruction or in memory. */
@@ -137,7 +137,7 @@ lift(Mnemonic.Retf, (cx) => {
 
 lift([Mnemonic.Iret, Mnemonic.Iretd, Mnemonic.Iretq], (cx) => {
   cx.b.callout(iret, { imm: operandSize(cx) });
-  cx.endAtRip();
+  continueAtRip(cx);
 });
 
 function liftInterrupt(cx: LiftContext, vector: number, type: EventType): void {
@@ -162,7 +162,7 @@ lift(Mnemonic.Sysenter, (cx) => {
 });
 lift([Mnemonic.Sysret, Mnemonic.Sysretq], (cx) => {
   cx.b.callout(sysretCallout, { imm: operandSize(cx) });
-  cx.endAtRip();
+  continueAtRip(cx);
 });
 lift([Mnemonic.Sysexit, Mnemonic.Sysexitq], (cx) => {
   cx.b.callout(sysexitCallout, { imm: operandSize(cx) });

@@ -44,6 +44,11 @@ const outsElement = defineCallout('outs', 'portIo', (cpu, _dst, a, _b, _imm, c) 
   writePort(cpu, port, c, value);
 });
 
+/** Permission for c bytes at the port in DX: where it can be refused it is asked for before REP looks at its counter. */
+const checkPermission = defineCallout('ins.check', 'portIo', (cpu, _dst, _a, _b, _imm, c) =>
+  checkIoPermission(cpu, cpu.u16[RDX >> 1]!, c),
+);
+
 /** The port operand as fields of a callout. */
 function portFields(cx: LiftContext, operand: number): { a: number; imm: number } {
   const immediate = cx.insn.opKind(operand) === OpKind.Immediate8;
@@ -70,6 +75,7 @@ for (const [input, output, bits] of [
     [output, outsElement, RSI],
   ] as const) {
     lift(mnemonic, (cx) => {
+      if (cx.cpl > 0) cx.b.callout(checkPermission, { c: bits / 8 });
       const s = new StringInstruction(cx, bits);
       repeat(cx, s.width, () => {
         cx.b.callout(callout, { a: cx.linear(s.address(index, index === RDI)), c: bits / 8 });

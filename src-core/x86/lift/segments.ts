@@ -70,6 +70,14 @@ const arpl = defineCallout('arpl', 'descriptor', (cpu, dst, a, b) => {
   cpu.u16[dst >> 1] = adjusted ?? cpu.u16[a >> 1]!;
 });
 
+/** The same for a destination in memory, at linear address a (64 bits), which is written only when it changes. */
+const arplMemory = defineCallout('arpl.memory', 'descriptor', (cpu, _dst, a, b, _imm, c) => {
+  const address = cpu.mmu.linearAt(a, c !== 0);
+  const adjusted = adjustRpl(cpu, cpu.mmu.read16(address), cpu.u16[b >> 1]!);
+  if (adjusted !== undefined) cpu.mmu.write16(address, adjusted);
+  setZero(cpu, adjusted !== undefined);
+});
+
 function setZero(cpu: Cpu, zero: boolean): void {
   const flags = cpu.rflags;
   cpu.rflags = zero ? flags | FLAG_ZF : flags & ~FLAG_ZF;
@@ -241,7 +249,9 @@ lift(Mnemonic.Arpl, (cx) => {
     return;
   }
   const address = cx.address(16, true);
-  const result = b.temp();
-  b.callout(arpl, { dst: result, a: cx.loadForWrite(16, address), b: source });
-  cx.store(16, address, result);
+  b.callout(arplMemory, {
+    a: cx.linear(address),
+    b: source,
+    c: address.info & ACCESS_INFO.stack ? 1 : 0,
+  });
 });
