@@ -10,9 +10,11 @@ import {
   FLAG_VM,
   FLAGS_ARITHMETIC,
 } from './bits.ts';
+import { defineCallout } from './callout.ts';
 import type { Cpu } from './cpu.ts';
 import { gp } from './faults.ts';
 import { CTL, FLAGS_SYSTEM } from './layout.ts';
+import { MODE } from './mode.ts';
 
 const ioplOf = (flags: number): number => (flags >>> 12) & 3;
 
@@ -38,6 +40,18 @@ export function popFlags(cpu: Cpu, image: number, operandSize: number): void {
   if (operandSize !== 16) mask |= FLAG_AC | FLAG_ID;
   cpu.rflags = (flags & ~mask & ~FLAG_RF) | (image & mask);
   if (((flags ^ image) & mask & (FLAG_TF | FLAG_AC)) !== 0) cpu.updateMode();
+  attendToFlags(cpu);
+}
+
+/**
+ * To be called after an instruction that may have set IF or TF: when an interrupt waits or every instruction is to be
+ * stepped, the run in progress ends after this one.
+ */
+export function attendToFlags(cpu: Cpu): void {
+  const stepping = (cpu.get32(CTL.modeKey) & MODE.single) !== 0;
+  if (stepping || ((cpu.get32(FLAGS_SYSTEM) & FLAG_IF) !== 0 && cpu.interrupts.hasInterrupt())) {
+    cpu.onAttention();
+  }
 }
 
 /** #GP(0) unless CLI and STI may change IF. Without VME and PVI that is CPL <= IOPL, and IOPL 3 in virtual-8086 mode. */
@@ -58,4 +72,17 @@ export function setInterruptFlag(cpu: Cpu): void {
   if ((flags & FLAG_IF) !== 0) return;
   cpu.set32(FLAGS_SYSTEM, flags | FLAG_IF);
   cpu.set32(CTL.interruptShadow, cpu.get32(CTL.interruptShadow) | 1);
+  attendToFlags(cpu);
 }
+
+/** dst = the flags to push (64 bits). */
+export const pushfCallout = defineCallout('pushf', 'otherCallout', (cpu, dst) => {
+  cpu.set32(dst, flagsToPush(cpu));
+  cpu.set32(dst + 4, 0);
+});
+/** a = the flags popped (16 or 32 bits of them count), imm = operand size in bits. */
+export const popfCallout = defineCallout('popf', 'otherCallout', (cpu, _dst, a, _b, imm) =>
+  popFlags(cpu, cpu.get32(a), imm),
+);
+export const cliCallout = defineCallout('cli', 'otherCallout', clearInterruptFlag);
+export const stiCallout = defineCallout('sti', 'otherCallout', setInterruptFlag);

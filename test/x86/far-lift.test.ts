@@ -299,6 +299,80 @@ describe('32-bit protected mode', () => {
     expect(gpr(CX)).toBe(Number(symbols.get('here')));
   });
 
+  it.each([0, 30, 31, 32])(
+    'STI, HLT waits for an interrupt and is left by it, %i instructions into a block',
+    (nops) => {
+      let pending = false;
+      Object.assign(cpu.interrupts, {
+        hasInterrupt: () => pending,
+        acknowledge: () => {
+          pending = false;
+          return 0x50;
+        },
+      });
+      const text = `
+      ${'nop\n'.repeat(nops)}
+      sti
+      hlt
+    after:
+      cli
+      hlt
+    vector_50:
+      mov ecx, [esp]
+      iret`;
+      const symbols = run(32, text);
+      expect(gpr(CX)).toBe(0);
+      pending = true;
+      expect(engine.run(1000)).toBe('halt');
+      expect([gpr(CX), cpu.rflags & 0x200]).toEqual([Number(symbols.get('after')), 0]);
+      cpu.setGpr(CX, 0n);
+      pending = true;
+      run(32, text);
+      expect([gpr(CX), cpu.rflags & 0x200]).toEqual([Number(symbols.get('after')), 0]);
+    },
+  );
+
+  it('POPF that sets IF lets a waiting interrupt in at once', () => {
+    Object.assign(cpu.interrupts, { hasInterrupt: () => true, acknowledge: () => 0x50 });
+    const symbols = run(
+      32,
+      `
+      pushf
+      cli
+      or dword [esp], 0x200
+      popf
+    after:
+      inc ebx
+      hlt
+    vector_50:
+      mov ecx, [esp]
+      mov edx, [esp+8]
+      hlt`,
+    );
+    expect([gpr(CX), gpr(BX), gpr(DX) & 0x200]).toEqual([Number(symbols.get('after')), 0, 0x200]);
+  });
+
+  it('PUSHF and POPF carry every flag', () => {
+    run(
+      32,
+      `
+      push 0x2448d7
+      popf
+      pushf
+      pop eax
+      push 0
+      popf
+      pushf
+      pop ebx
+      push 0xd5
+      popf
+      setc cl
+      setz ch
+      hlt`,
+    );
+    expect([gpr(AX), gpr(BX), gpr(CX)]).toEqual([0x2448d7, 2, 0x101]);
+  });
+
   it('single-steps, but not over INT n', () => {
     run(
       32,

@@ -161,6 +161,8 @@ export class SoftwareEngine implements Engine {
       block = 0;
       switch (reason) {
         case EXIT.miss: {
+          // An event asked for attention on the way here: it comes first.
+          if (this.#stolen !== 0) break;
           const found = this.#findBlock(BLOCK_INSTRUCTIONS_MAX);
           if (typeof found === 'string') return found;
           block = found;

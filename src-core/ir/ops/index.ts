@@ -5,3 +5,4 @@ import './control.ts';
 import './float.ts';
 import './memory.ts';
 import './simd.ts';
+import './system-flags.ts';

@@ -38,18 +38,20 @@ export function liftBlock(
     while (!b.ended) {
       const offset = decoder.position;
       if (b.instructions.length === limit || b.ops.length > BLOCK_OPS_MAX) {
-        b.op(`jmp.${cx.codeBits}`, { imm: offset });
+        b.op(`${cx.shadow ? 'end' : 'jmp'}.${cx.codeBits}`, { imm: offset });
         return { ops: b.ops, instructions: b.instructions, bytes: offset };
       }
       const decoded = decoder.next();
       if (decoded.kind === 'truncated') {
         if (offset === 0 && bytes.length < INSTRUCTION_BYTES_MAX) return undefined;
         if (offset > 0) {
-          b.op(`jmp.${cx.codeBits}`, { imm: offset });
+          b.op(`${cx.shadow ? 'end' : 'jmp'}.${cx.codeBits}`, { imm: offset });
           return { ops: b.ops, instructions: b.instructions, bytes: offset };
         }
       }
       b.begin(offset);
+      if (cx.shadow) b.op('unshadow', {});
+      cx.shadow = false;
       if (decoded.kind !== 'instruction') {
         cx.raise(decoded.kind === 'truncated' || decoded.tooLong ? VECTOR.GP : VECTOR.UD);
         break;

@@ -33,6 +33,8 @@ export class LiftContext {
   insn!: Instruction;
   /** The block's guest code, from its start. */
   bytes: Uint8Array = new Uint8Array();
+  /** The instruction before this one was STI: the interrupt shadow ends with this one. */
+  shadow = false;
   /** Offsets in bytes from the block's start: of this instruction and of the next. */
   offset = 0;
   next = 0;

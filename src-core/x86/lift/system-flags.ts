@@ -1,21 +1,8 @@
 import { Mnemonic } from 'iced-x86';
 import type { Bits } from '../../ir/op.ts';
-import { defineCallout } from '../callout.ts';
-import { clearInterruptFlag, flagsToPush, popFlags, setInterruptFlag } from '../system-flags.ts';
+import { cliCallout, popfCallout, pushfCallout, stiCallout } from '../system-flags.ts';
 import type { LiftContext } from './context.ts';
 import { lift } from './table.ts';
-
-/** dst = the flags to push (64 bits). */
-const pushf = defineCallout('pushf', 'otherCallout', (cpu, dst) => {
-  cpu.set32(dst, flagsToPush(cpu));
-  cpu.set32(dst + 4, 0);
-});
-/** a = the flags popped (16 or 32 bits of them count), imm = operand size in bits. */
-const popf = defineCallout('popf', 'otherCallout', (cpu, _dst, a, _b, imm) =>
-  popFlags(cpu, cpu.get32(a), imm),
-);
-const cli = defineCallout('cli', 'otherCallout', clearInterruptFlag);
-const sti = defineCallout('sti', 'otherCallout', setInterruptFlag);
 
 function operandBits(cx: LiftContext): Bits {
   switch (cx.insn.mnemonic) {
@@ -30,22 +17,40 @@ function operandBits(cx: LiftContext): Bits {
   }
 }
 
+/** Level 0 outside virtual-8086 mode: these instructions always may, and are emulated in the block. */
+function isPrivileged(cx: LiftContext): boolean {
+  return cx.cpl === 0;
+}
+
 lift([Mnemonic.Pushf, Mnemonic.Pushfd, Mnemonic.Pushfq], (cx) => {
   const image = cx.b.temp();
-  cx.b.callout(pushf, { dst: image });
+  if (cx.v86) cx.b.callout(pushfCallout, { dst: image });
+  else cx.b.op('pushf', { dst: image });
   cx.push(image, operandBits(cx));
 });
 
+// Where these set IF or TF they end the run in progress themselves (attendToFlags).
 lift([Mnemonic.Popf, Mnemonic.Popfd, Mnemonic.Popfq], (cx) => {
+  const { b } = cx;
   const bits = operandBits(cx);
   const { value, pointer } = cx.peek(bits);
-  cx.b.callout(popf, { a: value, imm: bits });
+  if (bits !== 16 && isPrivileged(cx)) {
+    b.op('popf', { a: value, imm: bits });
+    cx.setStackPointer(pointer);
+    return;
+  }
+  b.callout(popfCallout, { a: value, imm: bits });
   cx.setStackPointer(pointer);
-  cx.endBlock();
+  // #AC may have come to life.
+  b.op(`jmp.${cx.codeBits}`, { imm: cx.next });
 });
 
-lift(Mnemonic.Cli, (cx) => cx.b.callout(cli));
+lift(Mnemonic.Cli, (cx) => {
+  if (isPrivileged(cx)) cx.b.op('cli', {});
+  else cx.b.callout(cliCallout);
+});
 lift(Mnemonic.Sti, (cx) => {
-  cx.b.callout(sti);
-  cx.endBlock();
+  if (isPrivileged(cx)) cx.b.op('sti', {});
+  else cx.b.callout(stiCallout);
+  cx.shadow = true;
 });
