@@ -26,9 +26,9 @@ export class Console {
     this.#handlers = handlers;
     this.#raw = process.stdin.isTTY;
     if (this.#raw) {
+      process.stderr.write('Ctrl-] leaves the console.\n');
       process.stdin.setRawMode(true);
       process.on('exit', this.#restore);
-      process.stderr.write('Ctrl-] leaves the console.\r\n');
     }
     process.stdin.on('data', this.#receive);
     // A terminal that went away ends the input, not the guest.

@@ -1,7 +1,10 @@
 import { isAbsolute } from 'node:path';
+import { BootError } from '../../src-core/firmware/boot.ts';
+import { planBoot } from '../../src-core/firmware/load.ts';
 import type { FieldError } from '../../src-core/protocol/messages.ts';
+import { machineConfigSchema } from '../../src-core/protocol/machine-config.ts';
 import { vmConfigSchema, type VmConfig } from '../../src-core/protocol/vm.ts';
-import { checkFile, LoadError } from '../load.ts';
+import { checkFile, LoadError, loadMachineFiles } from '../load.ts';
 import { engineInfos } from './engines.ts';
 
 /**
@@ -47,19 +50,39 @@ function checkContent(config: VmConfig, others: readonly string[]): FieldError[]
   const initrdBytes = checkPath(errors, 'initrd', config.initrd, 'initial RAM disk');
   checkPath(errors, 'firmware', config.firmware, 'firmware');
   config.modules.forEach(({ path }, index) => checkPath(errors, `modules.${index}.path`, path, 'module'));
-  const memoryBytes = config.memoryMib * 1024 * 1024;
-  if (initrdBytes !== undefined && initrdBytes >= memoryBytes) {
-    errors.push({
-      field: 'initrd',
-      message: `has ${Math.ceil(initrdBytes / 1024 ** 2)} MiB, more than the guest's memory of ${config.memoryMib} MiB`,
-      hint: 'Give the virtual machine more memory.',
-    });
-  }
+  // Whether the files boot is worth asking only when nothing simpler is wrong with them.
+  if (errors.length === 0) errors.push(...checkBoot(config, initrdBytes));
   const engine = engineInfos().find(({ kind }) => kind === config.engine);
   if (engine?.available !== true) {
     errors.push({ field: 'engine', message: engine?.detail ?? 'this engine is unknown' });
   }
   return errors;
+}
+
+/** What the boot protocols say to the files: a kernel that is none, an initrd that does not fit. */
+function checkBoot(config: VmConfig, initrdBytes: number | undefined): FieldError[] {
+  try {
+    const machine = machineConfigSchema.parse({
+      memoryMib: config.memoryMib,
+      // Of an initial RAM disk the size is what matters here, and it may be large: zeros do.
+      ...loadMachineFiles({ ...config, initrd: null }),
+      ...(initrdBytes === undefined ? {} : { initrd: new Uint8Array(initrdBytes) }),
+    });
+    planBoot(machine, config.memoryMib * 1024 * 1024);
+    return [];
+  } catch (error) {
+    if (error instanceof LoadError) return [{ field: 'kernel', message: error.message }];
+    if (!(error instanceof BootError)) throw error;
+    return [{ field: bootField(error.subject), message: error.message }];
+  }
+}
+
+/** The form's field for what a BootError is about. */
+function bootField(subject: string): string {
+  const module = /^module (\d+)$/.exec(subject)?.[1];
+  if (module !== undefined) return `modules.${Number(module) - 1}.path`;
+  if (subject === 'memory') return 'memoryMib';
+  return subject === 'command line' ? 'commandLine' : subject;
 }
 
 /** The file's size when there is one and nothing is wrong with it. */

@@ -11,6 +11,7 @@ import {
   testConfig,
   type TestClient,
 } from './support.ts';
+import { linuxHeader } from '../support/tiny-guest.ts';
 
 let directory: ReturnType<typeof temporaryDirectory>;
 let opened: ReturnType<typeof openTestHost>;
@@ -86,6 +87,10 @@ describe('the registry through the API', () => {
     const initrd = join(directory.path, 'initrd');
     writeFileSync(initrd, 'x');
     truncateSync(initrd, 40 * 1024 * 1024);
+    const linux = join(directory.path, 'bzImage');
+    writeFileSync(linux, linuxHeader());
+    const text = join(directory.path, 'text');
+    writeFileSync(text, 'this is no kernel');
     const errorsOf = async (changes: object): Promise<Record<string, string>> =>
       Object.fromEntries(
         (await client.call('validateConfig', { config: { ...good, ...changes } })).map(
@@ -101,7 +106,8 @@ describe('the registry through the API', () => {
     expect((await errorsOf({ kernel: '/no/such/file' })).kernel).toContain('does not exist');
     expect((await errorsOf({ kernel: directory.path })).kernel).toContain('is a directory');
     expect((await errorsOf({ kernel: empty })).kernel).toContain('is empty');
-    expect((await errorsOf({ initrd, memoryMib: 32 })).initrd).toContain("more than the guest's memory");
+    expect((await errorsOf({ kernel: text })).kernel).toContain('is a text file');
+    expect((await errorsOf({ kernel: linux, initrd, memoryMib: 32 })).initrd).toContain('has 40 MiB');
     expect(await errorsOf({ engine: 'hardware' })).toHaveProperty('engine');
     expect(await errorsOf({ memoryMib: 'much', name: 7 })).toMatchObject({
       memoryMib: 'a number of MiB is needed',

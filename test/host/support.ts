@@ -6,6 +6,7 @@ import type { ApiEvent, EventData } from '../../src-core/protocol/api.ts';
 import { ApiClient, type Transport } from '../../src-core/protocol/client.ts';
 import { DEFAULT_VM_CONFIG, type Vm, type VmConfig, type VmState } from '../../src-core/protocol/vm.ts';
 import type { Host } from '../../src-main/host/host.ts';
+import { halt, tinyGuest } from '../support/tiny-guest.ts';
 import { openHost, type OpenHost } from '../../src-main/host/open.ts';
 import { forkLauncher } from '../../src-main/host/vm-process-handle.ts';
 
@@ -132,18 +133,8 @@ export class TestClient extends ApiClient {
 /** A configuration whose kernel is a file in the given directory. */
 export function testConfig(directory: string, changes: Partial<VmConfig> = {}): VmConfig {
   const kernel = join(directory, 'kernel');
-  writeFileSync(kernel, bootSectorWithHeader());
+  writeFileSync(kernel, tinyGuest(halt));
   return { ...DEFAULT_VM_CONFIG, name: 'Test', kernel, ...changes };
-}
-
-/** The first bytes of a Linux bzImage, enough to be recognised as one. */
-function bootSectorWithHeader(): Uint8Array {
-  const image = Buffer.alloc(4096);
-  image[0x1f1] = 1;
-  image.writeUInt16LE(0xaa55, 0x1fe);
-  image.write('HdrS', 0x202, 'ascii');
-  image.writeUInt16LE(0x20f, 0x206);
-  return image;
 }
 
 /** Waits until a condition holds. */
