@@ -184,6 +184,7 @@ export class AcpiPm implements Device {
   }
 
   save(): unknown {
+    this.#collectCarry();
     return {
       status: this.#status,
       enable: this.#enable,

@@ -382,7 +382,8 @@ export class Pit implements Device {
     this.#speakerData = false;
     this.#refresh = false;
     this.#timer.disarm();
-    this.#irq.set(false);
+    // OUT idles high, so that programming a periodic mode makes no edge of its own.
+    this.#irq.set(true);
   }
 
   save(): unknown {

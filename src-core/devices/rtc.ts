@@ -348,6 +348,7 @@ export class Rtc implements Device {
   }
 
   save(): unknown {
+    this.#collectFlags();
     return {
       index: this.#index,
       cmos: [...this.#cmos],
