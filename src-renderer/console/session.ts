@@ -128,6 +128,7 @@ export class ConsoleSession {
     const length = this.#unacknowledged;
     this.#unacknowledged = 0;
     if (this.#disposed || this.#subscription === null || length === 0) return;
+    if (this.#app.connection !== 'open') return;
     const sent = this.#app.call('serialAck', { subscription: this.#subscription, length });
     void this.#app.attempt('The console fell out of step', sent);
   }
@@ -176,7 +177,7 @@ export class ConsoleSession {
   }
 
   #tellSize(): void {
-    if (this.#subscription === null || this.#disposed) return;
+    if (this.#subscription === null || this.#disposed || this.#app.connection !== 'open') return;
     const { cols: columns, rows } = this.terminal;
     const sent = this.#app.call('serialResize', { vmId: this.#vmId, port: this.#port, columns, rows });
     void this.#app.attempt('Resizing the console failed', sent);

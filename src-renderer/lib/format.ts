@@ -7,7 +7,7 @@ export function grouped(value: number): string {
   return groupedFormat.format(value);
 }
 
-function scaled(value: number, base: number, units: readonly string[]): [string, string] {
+function scaled(value: number, base: number, units: readonly string[], whole = true): [string, string] {
   let unit = 0;
   let scaledValue = value;
   while (Math.abs(scaledValue) >= base && unit < units.length - 1) {
@@ -15,8 +15,8 @@ function scaled(value: number, base: number, units: readonly string[]): [string,
     unit++;
   }
   const absolute = Math.abs(scaledValue);
-  const digits =
-    unit === 0 && Number.isInteger(scaledValue) ? 0 : absolute >= 100 ? 0 : absolute >= 10 ? 1 : 2;
+  const exact = whole && unit === 0 && Number.isInteger(scaledValue);
+  const digits = exact || absolute >= 99.95 ? 0 : absolute >= 9.995 ? 1 : 2;
   return [scaledValue.toFixed(digits), units[unit] ?? ''];
 }
 
@@ -26,11 +26,11 @@ export function si(value: number): string {
   return unit ? `${number} ${unit}` : number;
 }
 
-/** A rate per second; under one it is shown with two decimals, and true zero as an em rule. */
+/** A rate per second, always with three digits so that it does not jump; true zero as a dash. */
 export function rate(perSecond: number): string {
   if (perSecond === 0) return '–';
-  if (perSecond < 0.005) return '0.00';
-  return si(perSecond < 10 ? Number(perSecond.toFixed(2)) : perSecond);
+  const [number, unit] = scaled(perSecond, 1000, ['', 'k', 'M', 'G', 'T'], false);
+  return unit ? `${number} ${unit}` : number;
 }
 
 /** Bytes with binary units: 1536 -> "1.50 KiB". */

@@ -1,0 +1,61 @@
+/** The real host and server shell with demo guests (demo-vm-process.ts): `node test/e2e/support/demo-host.ts` to look at the window. */
+import { mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { openHost, type OpenHost } from '../../../src-main/host/open.ts';
+import { forkLauncher } from '../../../src-main/host/vm-process-handle.ts';
+import { WindowServer } from '../../../src-main/server/server.ts';
+import { versions } from '../../../src-main/versions.ts';
+
+export interface DemoHost extends OpenHost {
+  server: WindowServer;
+  /** The window's address, token included. */
+  address: string;
+  /** Directory with files to boot from: `vmlinuz` (passes for a kernel), `initrd.gz`, `notes.txt`. */
+  files: string;
+  faults: Error[];
+  stop: () => Promise<void>;
+}
+
+/** The first bytes of a Linux bzImage, enough to be recognised as one. */
+function kernelImage(): Uint8Array {
+  const image = Buffer.alloc(64 * 1024);
+  image[0x1f1] = 1;
+  image.writeUInt16LE(0xaa55, 0x1fe);
+  image.write('HdrS', 0x202, 'ascii');
+  image.writeUInt16LE(0x20f, 0x206);
+  return image;
+}
+
+export async function startDemoHost(
+  directory = mkdtempSync(join(tmpdir(), 'switchyard-e2e-')),
+): Promise<DemoHost> {
+  const files = mkdtempSync(join(tmpdir(), 'switchyard-files-'));
+  writeFileSync(join(files, 'vmlinuz'), kernelImage());
+  writeFileSync(join(files, 'initrd.gz'), Buffer.alloc(8 * 1024 * 1024, 1));
+  writeFileSync(join(files, 'notes.txt'), 'This is no kernel.\n'.repeat(100));
+  const faults: Error[] = [];
+  const opened = openHost(directory, {
+    kind: 'server',
+    versions: versions(),
+    launch: forkLauncher(fileURLToPath(new URL('./demo-vm-process.ts', import.meta.url))),
+    onFault: (error) => faults.push(error),
+  });
+  const server = new WindowServer(
+    opened.host,
+    fileURLToPath(new URL('../../../out/renderer', import.meta.url)),
+  );
+  const address = await server.listen(0);
+  const stop = async (): Promise<void> => {
+    server.close();
+    await opened.close();
+  };
+  return { ...opened, server, address, files, faults, stop };
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const demo = await startDemoHost();
+  process.stdout.write(`${demo.address}\nfiles: ${demo.files}\n`);
+  process.once('SIGINT', () => void demo.stop().then(() => process.exit(0)));
+}
