@@ -2,7 +2,15 @@ import { defineCallout } from './callout.ts';
 import type { Cpu } from './cpu.ts';
 import { ACCESS } from './mmu.ts';
 import { CTL, FLAGS_SYSTEM, RAX, RCX, RDI, RSI, SEG_FIELD } from './layout.ts';
-import { FLAG_DF } from './bits.ts';
+import {
+  ATTR_P,
+  ATTR_S,
+  ATTR_UNUSABLE,
+  FLAG_DF,
+  TYPE_CODE,
+  TYPE_EXPAND_DOWN,
+  TYPE_WRITABLE,
+} from './bits.ts';
 import { MODE } from './mode.ts';
 
 /**
@@ -28,8 +36,23 @@ function counter(cpu: Cpu, mask: number, wide: boolean): number {
   return cpu.get32(RCX + 4) !== 0 ? LOW32 : cpu.get32(RCX);
 }
 
+/** An expand-up segment that allows the access; the others are the IR's to judge. */
+function plainSegment(attributes: number, write: boolean): boolean {
+  if ((attributes & (ATTR_UNUSABLE | ATTR_P | ATTR_S)) !== (ATTR_P | ATTR_S)) return false;
+  const writable = (attributes & TYPE_WRITABLE) !== 0;
+  if ((attributes & TYPE_CODE) !== 0) return !write && writable;
+  return (attributes & TYPE_EXPAND_DOWN) === 0 && (writable || !write);
+}
+
 /** Linear address of index register + segment base (0 when `segment` is 0), or NaN when it needs the slow way. */
-function linear(cpu: Cpu, index: number, segment: number, mask: number, wide: boolean): number {
+function linear(
+  cpu: Cpu,
+  index: number,
+  segment: number,
+  mask: number,
+  wide: boolean,
+  write: boolean,
+): number {
   if (wide) {
     const high = cpu.i32[(index + 4) >> 2]!;
     if (segment !== 0) return Number.NaN;
@@ -37,6 +60,7 @@ function linear(cpu: Cpu, index: number, segment: number, mask: number, wide: bo
   }
   const offset = (cpu.get32(index) & mask) >>> 0;
   if (segment === 0) return offset;
+  if (!plainSegment(cpu.get32(segment + SEG_FIELD.attributes), write)) return Number.NaN;
   // The whole run must lie within the limit: the caller keeps to one page, so checking its last byte suffices.
   if ((offset | 0xfff) >>> 0 > cpu.get32(segment + SEG_FIELD.limit)) return Number.NaN;
   return (cpu.get32(segment + SEG_FIELD.base) + offset) >>> 0;
@@ -85,8 +109,8 @@ export const repMovsRun = defineCallout('rep movs', 'stringOperation', (cpu, _ds
   const run = shape(cpu, imm);
   if (!run) return;
   const { size, mask, wide } = run;
-  const from = linear(cpu, RSI, a, mask, wide);
-  const to = linear(cpu, RDI, b, mask, wide);
+  const from = linear(cpu, RSI, a, mask, wide, false);
+  const to = linear(cpu, RDI, b, mask, wide, true);
   if (Number.isNaN(from) || Number.isNaN(to)) return;
   const times = Math.min(run.most, room(from, size), room(to, size));
   if (times < 4) return;
@@ -108,7 +132,7 @@ export const repStosRun = defineCallout('rep stos', 'stringOperation', (cpu, _ds
   const run = shape(cpu, imm);
   if (!run) return;
   const { size, mask, wide } = run;
-  const to = linear(cpu, RDI, b, mask, wide);
+  const to = linear(cpu, RDI, b, mask, wide, true);
   if (Number.isNaN(to)) return;
   const times = Math.min(run.most, room(to, size));
   if (times < 4) return;

@@ -366,6 +366,12 @@ lift(Mnemonic.Enter, (cx) => {
   const level = Number(insn.immediate(1)) & 31;
   const first = cx.stackSlot(-bytes, bits, true);
   cx.store(bits, first.address, RBP);
+  let frame = first.pointer;
+  if (cx.stackBits < bits) {
+    // A 32-bit frame pointer on a 16-bit stack is ESP, not SP.
+    frame = b.op('mov.64', { dst: b.temp(), a: RSP });
+    b.op(`mov.${cx.stackBits}`, { dst: frame, a: first.pointer });
+  }
   let pushed = 1;
   for (let n = 1; n < level; n++) {
     b.scoped(() => {
@@ -374,11 +380,11 @@ lift(Mnemonic.Enter, (cx) => {
       cx.store(bits, cx.stackSlot(-bytes * ++pushed, bits, true).address, value);
     });
   }
-  if (level > 0) cx.store(bits, cx.stackSlot(-bytes * ++pushed, bits, true).address, first.pointer);
+  if (level > 0) cx.store(bits, cx.stackSlot(-bytes * ++pushed, bits, true).address, frame);
   // The final top of the stack must be writable, though nothing is written there.
   const last = cx.stackSlot(-bytes * pushed - size, bits, true);
   cx.loadForWrite(bits, last.address);
-  b.op(`mov.${bits === 64 ? 64 : bits}`, { dst: RBP, a: first.pointer });
+  b.op(`mov.${bits === 64 ? 64 : bits}`, { dst: RBP, a: frame });
   cx.setStackPointer(last.pointer);
 });
 

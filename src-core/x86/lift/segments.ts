@@ -1,8 +1,9 @@
 import { Code, Mnemonic, Register } from 'iced-x86';
 import type { Bits, Loc } from '../../ir/op.ts';
-import { FLAG_ZF } from '../bits.ts';
+import { FLAG_ZF, TYPE_CODE, TYPE_WRITABLE } from '../bits.ts';
 import { defineCallout } from '../callout.ts';
 import type { Cpu } from '../cpu.ts';
+import { gp } from '../faults.ts';
 import { SEG, SEG_FIELD, SEG_SIZE } from '../layout.ts';
 import {
   accessRights,
@@ -70,11 +71,15 @@ const arpl = defineCallout('arpl', 'descriptor', (cpu, dst, a, b) => {
   cpu.u16[dst >> 1] = adjusted ?? cpu.u16[a >> 1]!;
 });
 
-/** The same for a destination in memory, at linear address a (64 bits), which is written only when it changes. */
-const arplMemory = defineCallout('arpl.memory', 'descriptor', (cpu, _dst, a, b, _imm, c) => {
+/** The same for a destination at linear address a (64 bits) in segment number imm; it is written only when it changes. */
+const arplMemory = defineCallout('arpl.memory', 'descriptor', (cpu, _dst, a, b, imm, c) => {
   const address = cpu.mmu.linearAt(a, c !== 0);
   const adjusted = adjustRpl(cpu, cpu.mmu.read16(address), cpu.u16[b >> 1]!);
-  if (adjusted !== undefined) cpu.mmu.write16(address, adjusted);
+  if (adjusted !== undefined) {
+    const { attributes } = cpu.segment(imm);
+    if ((attributes & TYPE_CODE) !== 0 || (attributes & TYPE_WRITABLE) === 0) throw gp();
+    cpu.mmu.write16(address, adjusted);
+  }
   setZero(cpu, adjusted !== undefined);
 });
 
@@ -248,10 +253,11 @@ lift(Mnemonic.Arpl, (cx) => {
     b.callout(arpl, { dst: cx.register(0), a: cx.register(0), b: source });
     return;
   }
-  const address = cx.address(16, true);
+  const address = cx.address(16);
   b.callout(arplMemory, {
     a: cx.linear(address),
     b: source,
+    imm: segmentNumber(cx.memorySegment()),
     c: address.info & ACCESS_INFO.stack ? 1 : 0,
   });
 });
