@@ -3,6 +3,7 @@ import { exceptions } from './exceptions.ts';
 import { gates, gatesExternal } from './gates.ts';
 import { privilege, privilegeByManual } from './privilege.ts';
 import { paging32, pagingPae, paging32ByManual, pagingPaeByManual } from './paging.ts';
+import { limits } from './limits.ts';
 import type { SystemGuest } from './runtime/guest.ts';
 import { segments } from './segments.ts';
 
@@ -19,4 +20,5 @@ export const systemGuests: readonly SystemGuest[] = [
   pagingPae,
   paging32ByManual,
   pagingPaeByManual,
+  limits,
 ];
