@@ -6,6 +6,7 @@
 import { defineCallout } from '../callout.ts';
 import type { Cpu } from '../cpu.ts';
 import { FLAG_CF, FLAG_PF, FLAG_ZF } from '../bits.ts';
+import { gp } from '../faults.ts';
 import { CS, FPU, RIP, SEG, SEG_FIELD, SEG_SIZE } from '../layout.ts';
 import { type Unpacked, unpack32, unpack64 } from '../softfloat/number.ts';
 import {
@@ -265,9 +266,13 @@ export const fldenv = mover('fldenv', loadEnvironment);
 export const fnsave = mover('fnsave', saveState);
 export const frstor = mover('frstor', restoreState);
 
+/** The FXSAVE area. */
+export const FX_ALIGNED = { size: 512, alignment: 16 } as const;
+
 function fxMover(name: string, move: typeof fxsave) {
   return defineCallout(name, 'floatingPoint', (cpu, _dst, _a, b, _imm, c) => {
     const lin = cpu.mmu.linearAt(b, (c & LAYOUT.stack) !== 0);
+    if (lin % FX_ALIGNED.alignment !== 0) throw gp();
     move(cpu, lin, { wide: (c & LAYOUT.wide) !== 0, code64: (c & LAYOUT.code64) !== 0 });
   });
 }

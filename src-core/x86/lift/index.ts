@@ -5,6 +5,8 @@ import './far.ts';
 import './integer.ts';
 import './ports.ts';
 import './segments.ts';
+import './sse-integer.ts';
+import './sse-move.ts';
 import './string.ts';
 import './system-flags.ts';
 import './system.ts';

@@ -36,7 +36,7 @@ function fop({ bytes, offset }: LiftContext): number {
 
 /** Segment number and stack flag for a callout's `imm`. */
 function segmentBits(cx: LiftContext): number {
-  const segment = cx.insn.memorySegment;
+  const segment = cx.memorySegment();
   const number = (segmentRegister(segment) - SEG) / SEG_SIZE;
   return (number << X87_IMM.segmentShift) | (segment === Register.SS ? X87_IMM.stack : 0);
 }
@@ -214,11 +214,11 @@ lift(Mnemonic.Fnstsw, (cx) => {
 
 /** The linear address of an operand of many bytes: first and last are checked against the segment's limit. */
 export function blockAddress(cx: LiftContext, size: number, write: boolean): Loc {
-  const { b, insn } = cx;
+  const { b } = cx;
   const offset = cx.effectiveAddress();
-  const address = cx.segmented(insn.memorySegment, offset, 8, write);
+  const address = cx.segmented(cx.memorySegment(), offset, 8, write);
   const last = b.op(`lea1.${cx.addressBits()}`, { dst: b.temp(), a: offset, imm: size - 1 });
-  if (!cx.code64) cx.segmented(insn.memorySegment, last, 8, write);
+  if (!cx.code64) cx.segmented(cx.memorySegment(), last, 8, write);
   return cx.linear(address);
 }
 
@@ -227,7 +227,7 @@ export function layoutBits(cx: LiftContext): number {
   return (
     (cx.protectedMode ? LAYOUT.protectedMode : 0) |
     (cx.code64 ? LAYOUT.code64 : 0) |
-    (cx.insn.memorySegment === Register.SS ? LAYOUT.stack : 0)
+    (cx.memorySegment() === Register.SS ? LAYOUT.stack : 0)
   );
 }
 
