@@ -1,5 +1,8 @@
+import { createReadStream } from 'node:fs';
+import { stat } from 'node:fs/promises';
 import { BootError } from '../src-core/firmware/boot.ts';
 import { EngineUnavailableError, Machine, type MachineEnd } from '../src-core/machine/machine.ts';
+import { restoreSnapshot, SnapshotError, writeSnapshot } from '../src-core/machine/snapshot.ts';
 import { ApiError } from '../src-core/protocol/messages.ts';
 import {
   STATISTICS_INTERVAL_MS,
@@ -11,6 +14,7 @@ import {
   type VmProcessRequest,
   type VmProcessResult,
 } from '../src-core/protocol/vm-process.ts';
+import { writeDurably } from './durable-file.ts';
 import { LoadError, loadMachineFiles } from './load.ts';
 import { connectToHost } from './vm-process/host-pipe.ts';
 
@@ -46,9 +50,7 @@ class VmProcess {
         }),
       serialInput: ({ port, bytes }) => this.#do((machine) => machine.sendSerial(port, bytes)),
       serialAck: ({ port, length }) => this.#do((machine) => this.#acknowledge(machine, port, length)),
-      saveSnapshot: () => {
-        throw new ApiError({ code: 'unavailable', message: 'This version cannot take snapshots yet.' });
-      },
+      saveSnapshot: ({ path }) => this.#saveSnapshot(path),
     };
   }
 
@@ -65,17 +67,22 @@ class VmProcess {
     }
   }
 
-  #start({ config, snapshotPath, paused }: VmProcessParams<'start'>): Record<string, never> {
+  async #start(params: VmProcessParams<'start'>): Promise<Record<string, never>> {
     if (this.#machine) throw new Error('the machine has been started already');
-    if (snapshotPath !== null) {
-      throw new ApiError({ code: 'unavailable', message: 'This version cannot return to snapshots yet.' });
-    }
+    const { config, snapshotPath, paused } = params;
     const machine = new Machine({
       memoryMib: config.memoryMib,
       engine: config.engine,
       ...loadMachineFiles(config),
     });
     this.#machine = machine;
+    if (snapshotPath !== null) {
+      await restoreSnapshot(machine, () => createReadStream(snapshotPath), {
+        size: (await stat(snapshotPath)).size,
+        onProgress: (fraction) =>
+          this.#report({ type: 'progress', task: 'restore', fraction, text: 'Loading memory' }),
+      });
+    }
     machine.on('serial', (port, bytes) => this.#sendSerial(machine, port, bytes));
     machine.on('reset', (cause) => {
       if (cause === 'tripleFault') this.#end({ kind: 'tripleFault' }, machine);
@@ -85,6 +92,19 @@ class VmProcess {
     setInterval(() => this.#sendStatistics(machine), STATISTICS_INTERVAL_MS);
     if (!paused) machine.start();
     return {};
+  }
+
+  async #saveSnapshot(path: string): Promise<{ sizeBytes: number }> {
+    const machine = this.#machine;
+    if (!machine) throw new Error('the machine has not been started');
+    const sizeBytes = await writeDurably(path, async (file) => {
+      const chunks = writeSnapshot(machine, {
+        onProgress: (fraction) =>
+          this.#report({ type: 'progress', task: 'snapshot', fraction, text: 'Saving memory' }),
+      });
+      for await (const chunk of chunks) await file.writeFile(chunk);
+    });
+    return { sizeBytes };
   }
 
   #do(action: (machine: Machine) => void): Record<string, never> {
@@ -162,6 +182,13 @@ function describeError(error: unknown): ApiError {
       code: 'file',
       message: error.message,
       ...(error.hint === undefined ? {} : { hint: error.hint }),
+    });
+  }
+  if (error instanceof SnapshotError) {
+    return new ApiError({
+      code: 'file',
+      message: error.message,
+      hint: 'Delete this snapshot, or return to another.',
     });
   }
   if (error instanceof BootError) return new ApiError({ code: 'file', message: error.message });
