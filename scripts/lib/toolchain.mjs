@@ -52,7 +52,7 @@ function missingPackages() {
   try {
     installed = JSON.parse(readFileSync(join(root, 'node_modules/.package-lock.json'), 'utf8'));
   } catch {
-    return Object.keys(lock.packages).filter((path) => path !== '');
+    installed = { packages: {} };
   }
   return Object.entries(lock.packages)
     .filter(([path, { version, optional, devOptional }]) => {
