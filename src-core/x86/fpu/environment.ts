@@ -200,6 +200,11 @@ export function fxsave(cpu: Cpu, lin: number, { wide, code64 }: FxFormat): void 
   cpu.mmu.writeBytes(lin, bytes.subarray(0, 160 + xmmBytes));
 }
 
+/** Pointers are kept in 57 bits, the linear addresses of 5-level paging. */
+function canonical(pointer: bigint): bigint {
+  return BigInt.asUintN(64, BigInt.asIntN(57, pointer));
+}
+
 /** FXRSTOR. @throws GuestFault #GP(0) for reserved bits of MXCSR. */
 export function fxrstor(cpu: Cpu, lin: number, { wide, code64 }: FxFormat): void {
   const bytes = new Uint8Array(FX_SIZE);
@@ -212,8 +217,8 @@ export function fxrstor(cpu: Cpu, lin: number, { wide, code64 }: FxFormat): void
   setStatusWord(cpu, view.getUint16(2, true));
   cpu.set32(FPU.empty, ~view.getUint8(4) & 0xff);
   cpu.set32(FPU.fop, view.getUint16(6, true) & 0x7ff);
-  cpu.set64(FPU.fip, wide ? view.getBigUint64(8, true) : BigInt(view.getUint32(8, true)));
-  cpu.set64(FPU.fdp, wide ? view.getBigUint64(16, true) : BigInt(view.getUint32(16, true)));
+  cpu.set64(FPU.fip, wide ? canonical(view.getBigUint64(8, true)) : BigInt(view.getUint32(8, true)));
+  cpu.set64(FPU.fdp, wide ? canonical(view.getBigUint64(16, true)) : BigInt(view.getUint32(16, true)));
   if (!wide) {
     cpu.set32(FPU.fcs, view.getUint16(12, true));
     cpu.set32(FPU.fds, view.getUint16(20, true));

@@ -13,15 +13,12 @@ export const ldmxcsr = defineCallout('ldmxcsr', 'floatingPoint', (cpu, _dst, a) 
 
 /**
  * MASKMOVQ, MASKMOVDQU: the first c bytes of a whose byte in b has bit 7 set, to the linear address in location dst.
- * Bytes that are not stored do not fault.
+ * All c bytes have to be writable, stored or not.
  */
 export const maskedStore = defineCallout('maskedStore', 'otherCallout', (cpu, dst, a, b, _imm, c) => {
-  const stored: number[] = [];
-  for (let byte = 0; byte < c; byte++) {
-    if ((cpu.u8[b + byte]! & 0x80) !== 0) stored.push(byte);
-  }
-  if (stored.length === 0) return;
   const lin = cpu.mmu.linearAt(dst);
-  for (const byte of stored) cpu.mmu.probe(lin + byte, 1, ACCESS.write);
-  for (const byte of stored) cpu.mmu.write8(lin + byte, cpu.u8[a + byte]!);
+  cpu.mmu.probe(lin, c, ACCESS.write);
+  for (let byte = 0; byte < c; byte++) {
+    if ((cpu.u8[b + byte]! & 0x80) !== 0) cpu.mmu.write8(lin + byte, cpu.u8[a + byte]!);
+  }
 });

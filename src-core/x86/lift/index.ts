@@ -5,6 +5,7 @@ import './far.ts';
 import './integer.ts';
 import './ports.ts';
 import './segments.ts';
+import './sse-float.ts';
 import './sse-integer.ts';
 import './sse-move.ts';
 import './string.ts';

@@ -1,7 +1,6 @@
 /** MMX and SSE moves: whole registers, parts of them, lanes (Intel SDM volume 2, MOVAPS and so on). */
 import { Mnemonic, OpKind } from 'iced-x86';
 import type { Bits, Loc } from '../../ir/op.ts';
-import { ACCESS_INFO } from '../../ir/ops/memory.ts';
 import { CHECK } from '../fpu/check.ts';
 import { ldmxcsr, maskedStore } from '../fpu/sse-control.ts';
 import { FX_ALIGNED, fxrstorCallout, fxsaveCallout, LAYOUT } from '../fpu/x87.ts';
@@ -10,6 +9,8 @@ import { type LiftContext, UndefinedInstruction } from './context.ts';
 import { claimScalarDouble } from './string.ts';
 import { lift } from './table.ts';
 import {
+  address128,
+  checkAlignment,
   checkMmx,
   checkSse,
   constant128,
@@ -29,9 +30,8 @@ function move128(aligned: boolean) {
   return (cx: LiftContext): void => {
     const { b } = cx;
     checkSse(cx);
-    const info = aligned ? ACCESS_INFO.aligned : 0;
-    if (cx.isMemory(0)) cx.store128(cx.address(128, true, info), xmm(cx, 1));
-    else if (cx.isMemory(1)) cx.load128(cx.address(128, false, info), xmm(cx, 0));
+    if (cx.isMemory(0)) cx.store128(address128(cx, true, aligned), xmm(cx, 1));
+    else if (cx.isMemory(1)) cx.load128(address128(cx, false, aligned), xmm(cx, 0));
     else b.op('mov.128', { dst: xmm(cx, 0), a: xmm(cx, 1) });
   };
 }
@@ -154,8 +154,9 @@ lift(Mnemonic.Maskmovdqu, (cx) => {
 });
 lift(Mnemonic.Maskmovq, (cx) => {
   checkMmx(cx);
-  maskMove(cx, mmx(cx, 1), mmx(cx, 2), 8);
+  // The switch to MMX is not taken back when the store faults.
   enterMmx(cx);
+  maskMove(cx, mmx(cx, 1), mmx(cx, 2), 8);
 });
 /** Bytes of `value` whose mask bytes have bit 7 set, to [rDI] (the segment can be overridden). */
 function maskMove(cx: LiftContext, value: Loc, mask: Loc, size: 8 | 16): void {
@@ -165,6 +166,7 @@ function maskMove(cx: LiftContext, value: Loc, mask: Loc, size: 8 | 16): void {
   const offset = b.op(`lea1.${width}`, { dst: b.temp(), a: RDI, imm: 0 });
   const address = cx.segmented(cx.memorySegment(), offset, 8, true);
   b.op('lea1.64', { dst: offset, a: address.loc, imm: 0 });
+  checkAlignment(cx, { ...address, loc: offset }, 8);
   b.callout(maskedStore, { dst: offset, a: value, b: mask, c: size });
 }
 
@@ -391,6 +393,7 @@ for (const [mnemonics, callout, stores] of [
     lift(mnemonic, (cx) => {
       fpuCheck(cx, CHECK.x87NoWait);
       const b = blockAddress(cx, FX_ALIGNED.size, stores);
+      checkAlignment(cx, { loc: b, disp: 0, width: 64, info: 0 }, 4);
       cx.b.callout(callout, { b, c: layoutBits(cx) | (wide ? LAYOUT.wide : 0) });
     });
   }

@@ -4,7 +4,8 @@ import type { Loc } from '../../ir/op.ts';
 import { ACCESS_INFO } from '../../ir/ops/memory.ts';
 import { CHECK } from '../fpu/check.ts';
 import { ST } from '../layout.ts';
-import type { LiftContext } from './context.ts';
+import { MODE } from '../mode.ts';
+import type { Address, LiftContext } from './context.ts';
 import { xmmRegister } from './registers.ts';
 import { fpuCheck } from './x87.ts';
 
@@ -40,10 +41,23 @@ export function enterMmx(cx: LiftContext): void {
   cx.b.op('mmxenter', {});
 }
 
+/** #AC(0) where it is live and the address is no multiple of `bytes`. */
+export function checkAlignment(cx: LiftContext, { loc, disp, width }: Address, bytes: number): void {
+  if ((cx.modeKey & MODE.alignmentCheck) === 0) return;
+  cx.b.op(`align.a${width}`, { a: loc, imm: disp, c: bytes - 1 });
+}
+
+/** The address of an operand of 16 bytes: misaligned it raises #GP(0), or, where it may be, #AC. */
+export function address128(cx: LiftContext, write: boolean, aligned: boolean): Address {
+  const address = cx.address(128, write, aligned ? ACCESS_INFO.aligned : 0);
+  if (!aligned) checkAlignment(cx, address, 16);
+  return address;
+}
+
 /** A source of 16 bytes: the register, or memory, which has to be aligned unless said otherwise. */
 export function source128(cx: LiftContext, operand: number, aligned = true): Loc {
   if (cx.isRegister(operand)) return xmm(cx, operand);
-  return cx.load128(cx.address(128, false, aligned ? ACCESS_INFO.aligned : 0));
+  return cx.load128(address128(cx, false, aligned));
 }
 
 /** A source of 32 or 64 bits: the register's low part, or memory. */
