@@ -131,6 +131,12 @@ function directive(assembler: Assembler, name: string, rest: string): boolean {
     case 'org':
       assembler.org(constantOf(rest));
       return true;
+    case 'phase':
+      assembler.phase(constantOf(rest));
+      return true;
+    case 'dephase':
+      assembler.dephase();
+      return true;
     case 'space':
       assembler.space(Number(constantOf(rest)));
       return true;

@@ -4,6 +4,7 @@ import { gates, gatesExternal } from './gates.ts';
 import { privilege, privilegeByManual } from './privilege.ts';
 import { paging32, pagingPae, paging32ByManual, pagingPaeByManual } from './paging.ts';
 import { limits } from './limits.ts';
+import { v8086 } from './v8086.ts';
 import type { SystemGuest } from './runtime/guest.ts';
 import { segments } from './segments.ts';
 
@@ -21,4 +22,5 @@ export const systemGuests: readonly SystemGuest[] = [
   paging32ByManual,
   pagingPaeByManual,
   limits,
+  v8086,
 ];

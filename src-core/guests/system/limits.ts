@@ -2,7 +2,7 @@
 import { symbol } from '../assembler/index.ts';
 import { gateDescriptor, segmentDescriptor, segmentTypes, systemTypes } from './runtime/descriptors.ts';
 import type { SystemGuest } from './runtime/guest.ts';
-import { code0, data3, Kernel32 } from './runtime/kernel32.ts';
+import { code0, code3, data3, Kernel32 } from './runtime/kernel32.ts';
 
 const limit = 0xfff;
 
@@ -297,6 +297,28 @@ function refusals(k: Kernel32): void {
   );
 }
 
+function virtualMode(k: Kernel32): void {
+  const vm = 0x2_0000;
+  k.testCase('iret with VM from ring 3 stays there', () => {
+    k.user(`
+      push 0
+      push 0
+      push 0
+      push 0
+      push ${data3}
+      push user_stack_top
+      push ${vm | 2}
+      push ${code3}
+      push stayed
+      iret
+      stayed:
+      mov eax, cs
+      pushf
+      pop ebx`);
+    k.code('say " cs "\nhex eax, 4\nsay " flags "\nhex ebx');
+  });
+}
+
 function alignment(k: Kernel32): void {
   const am = 0x4_0000;
   const ac = 0x4_0000;
@@ -335,6 +357,7 @@ function build(): Uint8Array {
   stackLimits(k);
   codeLimits(k);
   refusals(k);
+  virtualMode(k);
   alignment(k);
   k.testCase('back to normal', `jmp ${code0}:normal\nnormal:`);
   k.reserve('scratch', 0x1_1000);

@@ -66,6 +66,9 @@ export class Kernel32 extends Program {
       start:
         cli
         cld
+        mov al, 0xff ; firmware may have left a timer running: mask both PICs
+        out 0x21, al
+        out 0xa1, al
         mov esp, stack_top
         lgdt [gdt_pointer]
         jmp ${code0}:start$flat
@@ -101,7 +104,7 @@ export class Kernel32 extends Program {
   /**
    * One case: a line of output that begins with its name. A fault in `body` is reported on that line and ends
    * the case; a body that gets to its end prints "ok". Instruction pointers are reported relative to the
-   * first instruction of `body`. Segment registers, stack and flags are in order again afterwards.
+   * first instruction of `body`, or as they are where they lie outside the image. Segment registers, stack and flags are in order again afterwards.
    */
   testCase(name: string, body: string | (() => void)): this {
     const base = this.unique('case');
@@ -260,6 +263,14 @@ export class Kernel32 extends Program {
       report$no_error:
         say " ip="
         mov eax, [esp+60]
+        cmp eax, 0x100000
+        jb report$absolute
+        cmp eax, image_end
+        jb report$relative
+      report$absolute:
+        hex eax
+        jmp report$cs
+      report$relative:
         sub eax, [case_base]
         jns report$forward
         neg eax
@@ -269,6 +280,7 @@ export class Kernel32 extends Program {
         say "+"
       report$offset:
         hex eax, 4
+      report$cs:
         mov eax, [esp+64]
         cmp eax, ${code0}
         jz report$kernel_code
