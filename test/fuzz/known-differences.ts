@@ -7,6 +7,7 @@ import { Code, Mnemonic } from 'iced-x86';
 import type { Instruction } from 'iced-x86';
 import { CASE, RESULT, SELECTOR_DATA16 } from '../oracle/layout.ts';
 import { FX } from '../oracle/state.ts';
+import { CONDITION } from './undefined.ts';
 import type { CaseView, ResultView } from '../oracle/state.ts';
 
 /** Parts of the ending state that may be left out of the comparison. */
@@ -26,6 +27,10 @@ export type Part =
 
 export interface KnownDifference {
   readonly parts: readonly Part[];
+  /** Bits of the x87 status word set aside. */
+  readonly statusBits?: number;
+  /** Bytes of the memory operand set aside: offset and length. */
+  readonly operandBytes?: readonly [number, number];
   readonly reason: string;
   readonly applies: (context: DifferenceContext) => boolean;
 }
@@ -80,6 +85,56 @@ const SEVERAL_STORES = new Set<Mnemonic>([
   Mnemonic.Fxsave64,
   Mnemonic.Fnsave,
   Mnemonic.Fnstenv,
+]);
+
+const KEEPS_C1 = new Set<Mnemonic>([
+  Mnemonic.Fcmovb,
+  Mnemonic.Fcmove,
+  Mnemonic.Fcmovbe,
+  Mnemonic.Fcmovu,
+  Mnemonic.Fcmovnb,
+  Mnemonic.Fcmovne,
+  Mnemonic.Fcmovnbe,
+  Mnemonic.Fcmovnu,
+  Mnemonic.Fcomi,
+  Mnemonic.Fcomip,
+  Mnemonic.Fucomi,
+  Mnemonic.Fucomip,
+]);
+const COMPARES = new Set<Mnemonic>([
+  Mnemonic.Fcom,
+  Mnemonic.Fcomp,
+  Mnemonic.Fcompp,
+  Mnemonic.Fucom,
+  Mnemonic.Fucomp,
+  Mnemonic.Fucompp,
+  Mnemonic.Ficom,
+  Mnemonic.Ficomp,
+  Mnemonic.Ftst,
+  Mnemonic.Fcomi,
+  Mnemonic.Fcomip,
+  Mnemonic.Fucomi,
+  Mnemonic.Fucomip,
+]);
+const SEVERAL_ACCESSES = new Set<Mnemonic>([
+  Mnemonic.Fldenv,
+  Mnemonic.Frstor,
+  Mnemonic.Fxrstor,
+  Mnemonic.Fxrstor64,
+  Mnemonic.Fnstenv,
+  Mnemonic.Fnsave,
+  Mnemonic.Fxsave,
+  Mnemonic.Fxsave64,
+]);
+const TRANSCENDENTAL = new Set<Mnemonic>([
+  Mnemonic.F2xm1,
+  Mnemonic.Fyl2x,
+  Mnemonic.Fyl2xp1,
+  Mnemonic.Fptan,
+  Mnemonic.Fpatan,
+  Mnemonic.Fsin,
+  Mnemonic.Fcos,
+  Mnemonic.Fsincos,
 ]);
 
 /** x87 status word of a result. */
@@ -182,5 +237,42 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
     reason: 'AMD: LOCK before the instructions of group 6 (0F 00) is ignored',
     applies: ({ instruction, state }) =>
       AMD && instruction.code === Code.INVALID && /f0.*0f00/.test(hexOf(state)),
+  },
+  {
+    parts: [],
+    statusBits: CONDITION.C1,
+    reason: 'AMD: FCMOVcc and FCOMI leave C1 alone',
+    applies: ({ instruction }) => AMD && KEEPS_C1.has(instruction.mnemonic),
+  },
+  {
+    parts: ['rflags'],
+    statusBits: CONDITION.C0 | CONDITION.C1 | CONDITION.C2 | CONDITION.C3,
+    reason: 'AMD: x87 comparisons give their result even when they raise an unmasked exception',
+    applies: ({ instruction, expected }) =>
+      AMD && COMPARES.has(instruction.mnemonic) && (statusWord(expected) & ERROR_SUMMARY) !== 0,
+  },
+  {
+    parts: ['cr2'],
+    reason: 'many loads or stores and a page fault: which is made first is up to the implementation',
+    applies: ({ instruction, state, expected }) =>
+      SEVERAL_ACCESSES.has(instruction.mnemonic) && faulted(state, expected),
+  },
+  {
+    parts: [],
+    operandBytes: [28, 4],
+    reason: 'FXSAVE stores the host’s MXCSR_MASK, which may name more bits',
+    applies: ({ instruction }) =>
+      instruction.mnemonic === Mnemonic.Fxsave || instruction.mnemonic === Mnemonic.Fxsave64,
+  },
+  {
+    parts: ['fip', 'fdp'],
+    reason: 'FXRSTOR makes the x87 pointers canonical on this host',
+    applies: ({ instruction }) => instruction.mnemonic === Mnemonic.Fxrstor64,
+  },
+  {
+    parts: [],
+    statusBits: CONDITION.C1,
+    reason: 'x87 transcendental functions: whether the last bit was rounded up is not defined exactly',
+    applies: ({ instruction }) => TRANSCENDENTAL.has(instruction.mnemonic),
   },
 ];

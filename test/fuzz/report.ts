@@ -117,7 +117,7 @@ export class Findings {
   }
 
   /** One block per code, most frequent first. */
-  report(limit = 60): string {
+  report(limit = 200): string {
     const sorted = [...this.groups].sort((a, b) => b[1].count - a[1].count);
     const blocks = sorted.slice(0, limit).map(([code, { count, fields, examples }]) => {
       const parts = [...fields].sort((a, b) => b[1] - a[1]).map(([field, times]) => `${field} ${times}`);

@@ -217,6 +217,8 @@ export class SoftwareAdapter implements Adapter {
     cpu.set32(FPU.fop, view.getUint16(fx + FX.fop, true));
     cpu.set64(FPU.fip, view.getBigUint64(fx + FX.fip, true));
     cpu.set64(FPU.fdp, view.getBigUint64(fx + FX.fdp, true));
+    cpu.set32(FPU.fcs, 0);
+    cpu.set32(FPU.fds, 0);
     cpu.set32(FPU.mxcsr, view.getUint32(fx + FX.mxcsr, true));
     for (let index = 0; index < 8; index++) {
       const from = fx + FX.st + index * 16;
