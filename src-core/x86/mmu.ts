@@ -367,13 +367,14 @@ export class Mmu {
 
   /** The linear address of a slow access, undefined when it is non-canonical or misaligned (recorded). */
   #linear(lo: number, hi: number, info: number): number | undefined {
+    // Misalignment comes first: #GP(0) even through SS.
+    if ((info & SLOW.aligned16) !== 0 && (lo & 15) !== 0) {
+      this.#record(VECTOR.GP, 0);
+      return undefined;
+    }
     const last = (lo >>> 0) + (info & SLOW.sizeMask) - 1;
     if (hi < -0x8000 || hi > 0x7fff || (hi === 0x7fff && last >= TWO_32)) {
       this.#record((info & SLOW.stack) !== 0 ? VECTOR.SS : VECTOR.GP, 0);
-      return undefined;
-    }
-    if ((info & SLOW.aligned16) !== 0 && (lo & 15) !== 0) {
-      this.#record(VECTOR.GP, 0);
       return undefined;
     }
     return hi * TWO_32 + (lo >>> 0);

@@ -71,6 +71,7 @@ interface Lanes {
   readonly bytes: 4 | 8;
   read(cpu: Cpu, loc: number): Unpacked;
   pack(x: Unpacked): bigint;
+  unpack(bits: bigint): Unpacked;
   bits(cpu: Cpu, loc: number): bigint;
   write(cpu: Cpu, loc: number, bits: bigint): void;
 }
@@ -79,6 +80,7 @@ const SINGLE: Lanes = {
   bytes: 4,
   read: (cpu, loc) => unpack32(cpu.get32(loc)),
   pack: (x) => BigInt(pack32(x)),
+  unpack: (bits) => unpack32(Number(bits)),
   bits: (cpu, loc) => BigInt(cpu.get32(loc)),
   write: (cpu, loc, bits) => cpu.set32(loc, Number(bits)),
 };
@@ -87,6 +89,7 @@ const DOUBLE: Lanes = {
   bytes: 8,
   read: (cpu, loc) => unpack64(cpu.get64(loc)),
   pack: pack64,
+  unpack: unpack64,
   bits: (cpu, loc) => cpu.get64(loc),
   write: (cpu, loc, bits) => cpu.set64(loc, bits),
 };
@@ -250,26 +253,28 @@ export const sseRound = forShapes('round', (cpu, lanes, count, dst, _a, b, imm) 
   });
 });
 
-/** DPPS, DPPD: products chosen by the high half of `imm`, summed, to the lanes chosen by the low half. */
+/**
+ * DPPS, DPPD: products chosen by the high half of `imm`, summed, to the lanes chosen by the low half. Each step rounds
+ * and raises by itself, and takes the results of the one before as operands like any others (denormals, DAZ).
+ */
 export const sseDotProduct = forShapes('dp', (cpu, lanes, count, dst, a, b, imm) => {
   const { format, bytes } = lanes;
   const context = begin(cpu);
   context.precision = format.precision;
+  const step = (operation: Operation, x: Unpacked, y: Unpacked): Unpacked =>
+    lanes.unpack(lanes.pack(operation(context, format, x, y)));
   const products: Unpacked[] = [];
   for (let lane = 0; lane < count; lane++) {
     const at = lane * bytes;
     const chosen = ((imm >> (4 + lane)) & 1) !== 0;
-    products.push(
-      chosen ? mul(context, format, lanes.read(cpu, a + at), lanes.read(cpu, b + at)) : zero(false),
-    );
+    products.push(chosen ? step(mul, lanes.read(cpu, a + at), lanes.read(cpu, b + at)) : zero(false));
   }
   finish(cpu, context);
-  const sum = (x: Unpacked, y: Unpacked): Unpacked => add(context, format, x, y);
-  let total = sum(products[0]!, products[1]!);
+  let total = step(add, products[0]!, products[1]!);
   if (count === 4) {
-    const upper = sum(products[2]!, products[3]!);
+    const upper = step(add, products[2]!, products[3]!);
     finish(cpu, context);
-    total = sum(total, upper);
+    total = step(add, total, upper);
   }
   finish(cpu, context);
   const bits = lanes.pack(total);

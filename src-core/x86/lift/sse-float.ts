@@ -151,8 +151,8 @@ for (const [mnemonic, to] of [
   [Mnemonic.Cvtpi2pd, f64],
 ] as const) {
   lift(mnemonic, (cx) => {
-    // CVTPI2PD from memory has nothing to do with MMX.
-    const withMmx = isMmx(cx, 1) || to === f32;
+    // From memory it has nothing to do with MMX.
+    const withMmx = isMmx(cx, 1);
     fpuCheck(cx, withMmx ? CHECK.sseMmx : CHECK.sse);
     const from = sourceLow(cx, 1, 64);
     if (withMmx) enterMmx(cx);
@@ -171,8 +171,9 @@ for (const [mnemonic, from, truncate] of [
     fpuCheck(cx, CHECK.sseMmx);
     const value = from === f32 ? sourceLow(cx, 1, 64) : source128(cx, 1);
     const t = b.temp();
-    b.callout(sseConvert, { dst: t, b: value, c: conversion(from, i32, 2, truncate) });
+    // The switch to MMX is not taken back when the conversion faults.
     enterMmx(cx);
+    b.callout(sseConvert, { dst: t, b: value, c: conversion(from, i32, 2, truncate) });
     b.op('mmxset', { dst: mmx(cx, 0), a: t });
   });
 }
