@@ -7,6 +7,7 @@ import { openHost, type OpenHost } from '../../../src-main/host/open.ts';
 import { forkLauncher } from '../../../src-main/host/vm-process-handle.ts';
 import { WindowServer } from '../../../src-main/server/server.ts';
 import { versions } from '../../../src-main/versions.ts';
+import { fakeLinux } from '../../firmware/images.ts';
 
 export interface DemoHost extends OpenHost {
   server: WindowServer;
@@ -18,21 +19,11 @@ export interface DemoHost extends OpenHost {
   stop: () => Promise<void>;
 }
 
-/** The first bytes of a Linux bzImage, enough to be recognised as one. */
-function kernelImage(): Uint8Array {
-  const image = Buffer.alloc(64 * 1024);
-  image[0x1f1] = 1;
-  image.writeUInt16LE(0xaa55, 0x1fe);
-  image.write('HdrS', 0x202, 'ascii');
-  image.writeUInt16LE(0x20f, 0x206);
-  return image;
-}
-
 export async function startDemoHost(
   directory = mkdtempSync(join(tmpdir(), 'switchyard-e2e-')),
 ): Promise<DemoHost> {
   const files = mkdtempSync(join(tmpdir(), 'switchyard-files-'));
-  writeFileSync(join(files, 'vmlinuz'), kernelImage());
+  writeFileSync(join(files, 'vmlinuz'), fakeLinux());
   writeFileSync(join(files, 'initrd.gz'), Buffer.alloc(8 * 1024 * 1024, 1));
   writeFileSync(join(files, 'notes.txt'), 'This is no kernel.\n'.repeat(100));
   const faults: Error[] = [];
