@@ -223,12 +223,18 @@ export function scaleBySecond(cpu: Cpu): void {
   withSecond(cpu, scale);
 }
 
-/** FPREM and FPREM1 (`nearest`): the quotient's low bits go to C0, C3, C1. */
+function clearC2(cpu: Cpu): void {
+  cpu.set32(FPU.fsw, cpu.get32(FPU.fsw) & ~FSW.c2);
+}
+
+/**
+ * FPREM and FPREM1 (`nearest`): the quotient's low bits go to C0, C3, C1. Where there is none, C0 and C3 stay as they
+ * are.
+ */
 export function partialRemainder(cpu: Cpu, nearest: boolean): void {
+  clearC2(cpu);
   if (isEmpty(cpu, 0) || isEmpty(cpu, 1)) {
-    if (!stackUnderflow(cpu)) return;
-    writeBits(cpu, 0, DEFAULT_NAN_BITS);
-    setConditions(cpu, 0);
+    if (stackUnderflow(cpu)) writeBits(cpu, 0, DEFAULT_NAN_BITS);
     return;
   }
   const context = begin(cpu);
@@ -236,6 +242,7 @@ export function partialRemainder(cpu: Cpu, nearest: boolean): void {
   if (!finish(cpu, context)) return;
   write(cpu, 0, value);
   clearC1(cpu);
+  if (quotient === undefined) return;
   setConditions(
     cpu,
     ((quotient & 4) !== 0 ? FSW.c0 : 0) | ((quotient & 2) !== 0 ? FSW.c3 : 0) | (partial ? FSW.c2 : 0),
@@ -270,9 +277,12 @@ export function arctangent(cpu: Cpu): void {
   intoSecond(cpu, (context, x, y) => arctanOfRatio(context, y, x));
 }
 
-/** C2 says that the argument was out of range, and nothing happened. */
-function refusesArgument(cpu: Cpu): boolean {
-  if (isEmpty(cpu, 0)) return false;
+/** C2 says that the argument was out of range, and nothing happened. Stack faults come first, here too. */
+function refusesArgument(cpu: Cpu, pushes: boolean): boolean {
+  if (isEmpty(cpu, 0) || (pushes && pushOverflows(cpu))) {
+    clearC2(cpu);
+    return false;
+  }
   const refused = outOfTrigonometricRange(read(cpu, 0));
   const fsw = cpu.get32(FPU.fsw);
   cpu.set32(FPU.fsw, refused ? (fsw & ~FSW.c1) | FSW.c2 : fsw & ~FSW.c2);
@@ -280,10 +290,10 @@ function refusesArgument(cpu: Cpu): boolean {
 }
 
 export function sine(cpu: Cpu): void {
-  if (!refusesArgument(cpu)) unary(cpu, sin);
+  if (!refusesArgument(cpu, false)) unary(cpu, sin);
 }
 export function cosine(cpu: Cpu): void {
-  if (!refusesArgument(cpu)) unary(cpu, cos);
+  if (!refusesArgument(cpu, false)) unary(cpu, cos);
 }
 
 /**
@@ -311,7 +321,7 @@ function twoResults(cpu: Cpu, operation: (context: FloatContext, x: Unpacked) =>
 }
 
 export function tangent(cpu: Cpu): void {
-  if (refusesArgument(cpu)) return;
+  if (refusesArgument(cpu, true)) return;
   twoResults(cpu, (context, x) => {
     const result = tan(context, x);
     const ordinary = result.kind === KIND.finite || result.kind === KIND.zero;
@@ -320,7 +330,7 @@ export function tangent(cpu: Cpu): void {
 }
 
 export function sineAndCosine(cpu: Cpu): void {
-  if (refusesArgument(cpu)) return;
+  if (refusesArgument(cpu, true)) return;
   twoResults(cpu, (context, x) => [sin(context, x), cos(context, x)]);
 }
 

@@ -1,6 +1,7 @@
 /** x87 loads, stores, constants and register moves (Intel SDM volume 1, section 8.3.2 to 8.3.4). */
 import type { Cpu } from '../cpu.ts';
 import { FPU } from '../layout.ts';
+import { ACCESS } from '../paging.ts';
 import { BCD_INDEFINITE, convert, fromBcd, fromInteger, toBcd, toSigned } from '../softfloat/convert.ts';
 import {
   type Bits80,
@@ -100,6 +101,13 @@ export function storeRegister(cpu: Cpu, i: number, popping: boolean): void {
   if (popping) pop(cpu);
 }
 
+/** FSTPNCE ST(i), an FSTP that does not notice an empty ST(0): it only pops it. */
+export function storeUnchecked(cpu: Cpu, i: number): void {
+  clearC1(cpu);
+  if (!isEmpty(cpu, 0)) writeBits(cpu, i, readBits(cpu, 0));
+  pop(cpu);
+}
+
 /** FXCH */
 export function exchange(cpu: Cpu, i: number): void {
   for (const register of [0, i]) {
@@ -123,7 +131,7 @@ function swap(cpu: Cpu, i: number): void {
 /** FCMOVcc, its condition being true or not. */
 export function moveIf(cpu: Cpu, i: number, condition: boolean): void {
   if (isEmpty(cpu, 0) || isEmpty(cpu, i)) {
-    if (stackUnderflow(cpu) && condition) writeBits(cpu, 0, DEFAULT_NAN_BITS);
+    if (stackUnderflow(cpu)) writeBits(cpu, 0, DEFAULT_NAN_BITS);
     return;
   }
   clearC1(cpu);
@@ -179,11 +187,13 @@ export function loadConstant(cpu: Cpu, index: number): void {
 const STORE_FORBIDDEN = PRECOMPUTATION | FLAG.overflow | FLAG.underflow;
 
 /**
- * Stores what `convertTop` makes of ST(0). The memory access (`put`) comes before any change of state, because it
- * may throw a GuestFault.
+ * Stores what `convertTop` makes of ST(0), of so many bytes. The memory access (`put`) comes before any change of
+ * state, because it may throw a GuestFault; so does the check that it may be made where an exception forbids it.
  */
 function store<T>(
   cpu: Cpu,
+  lin: number,
+  bytes: number,
   popping: boolean,
   indefinite: T,
   convertTop: (context: FloatContext, x: Unpacked) => T,
@@ -192,11 +202,19 @@ function store<T>(
   const context = begin(cpu);
   if (isEmpty(cpu, 0)) {
     if ((context.masks & FLAG.invalid) !== 0) put(indefinite);
+    else cpu.mmu.probe(lin, bytes, ACCESS.write);
     if (!stackUnderflow(cpu)) return;
   } else {
     const value = convertTop(context, read(cpu, 0));
-    const forbidden = (context.flags & ~context.masks & STORE_FORBIDDEN) !== 0;
-    if (!forbidden) put(value);
+    const unmasked = context.flags & ~context.masks;
+    const forbidden = (unmasked & STORE_FORBIDDEN) !== 0;
+    if (forbidden) cpu.mmu.probe(lin, bytes, ACCESS.write);
+    else put(value);
+    if ((unmasked & (FLAG.overflow | FLAG.underflow)) !== 0) {
+      // Nothing was rounded, then.
+      context.flags &= ~FLAG.inexact;
+      context.roundedUp = false;
+    }
     finish(cpu, context);
     if (forbidden) return;
   }
@@ -209,7 +227,7 @@ export function storeFloat32(cpu: Cpu, lin: number, popping: boolean): void {
     context.precision = FLOAT32.precision;
     return convert(context, FLOAT32, x, false);
   };
-  store(cpu, popping, DEFAULT_NAN, toFormat, (value) => cpu.mmu.write32(lin, pack32(value)));
+  store(cpu, lin, 4, popping, DEFAULT_NAN, toFormat, (value) => cpu.mmu.write32(lin, pack32(value)));
 }
 
 /** FST(P) m64 */
@@ -218,7 +236,7 @@ export function storeFloat64(cpu: Cpu, lin: number, popping: boolean): void {
     context.precision = FLOAT64.precision;
     return convert(context, FLOAT64, x, false);
   };
-  store(cpu, popping, DEFAULT_NAN, toFormat, (value) => cpu.mmu.write64(lin, pack64(value)));
+  store(cpu, lin, 8, popping, DEFAULT_NAN, toFormat, (value) => cpu.mmu.write64(lin, pack64(value)));
 }
 
 /** The ten bytes of a register in memory. */
@@ -234,6 +252,7 @@ export function bytesOf({ significand, signExponent }: Bits80): Uint8Array {
 export function storeFloat80(cpu: Cpu, lin: number): void {
   if (isEmpty(cpu, 0)) {
     if ((cpu.get32(FPU.fcw) & FLAG.invalid) !== 0) cpu.mmu.writeBytes(lin, bytesOf(DEFAULT_NAN_BITS));
+    else cpu.mmu.probe(lin, 10, ACCESS.write);
     if (!stackUnderflow(cpu)) return;
   } else {
     cpu.mmu.writeBytes(lin, bytesOf(readBits(cpu, 0)));
@@ -253,7 +272,7 @@ export function storeInteger(
   const indefinite = -1n << BigInt(bits - 1);
   const toInteger = (context: FloatContext, x: Unpacked): bigint =>
     toSigned(context, x, bits, truncate ? ROUNDING.zero : context.rounding) ?? indefinite;
-  store(cpu, popping, indefinite, toInteger, (value) => {
+  store(cpu, lin, bits / 8, popping, indefinite, toInteger, (value) => {
     if (bits === 64) cpu.mmu.write64(lin, value);
     else if (bits === 32) cpu.mmu.write32(lin, Number(value));
     else cpu.mmu.write16(lin, Number(value));
@@ -262,13 +281,15 @@ export function storeInteger(
 
 /** FBSTP */
 export function storeBcd(cpu: Cpu, lin: number): void {
-  store(cpu, true, BCD_INDEFINITE, toBcd, (bytes) => cpu.mmu.writeBytes(lin, bytes));
+  store(cpu, lin, 10, true, BCD_INDEFINITE, toBcd, (bytes) => cpu.mmu.writeBytes(lin, bytes));
 }
 
 /** FFREE, and FFREEP with `popping`. */
 export function free(cpu: Cpu, i: number, popping: boolean): void {
   cpu.set32(FPU.empty, cpu.get32(FPU.empty) | (1 << physical(cpu, i)));
-  if (popping) setTop(cpu, cpu.get32(FPU.top) + 1);
+  if (!popping) return;
+  clearC1(cpu);
+  pop(cpu);
 }
 
 /** FDECSTP (-1) and FINCSTP (1): tags stay. */

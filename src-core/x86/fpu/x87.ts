@@ -61,6 +61,7 @@ import {
   storeFloat80,
   storeInteger,
   storeRegister,
+  storeUnchecked,
 } from './transfer.ts';
 
 export const X87_IMM = { segmentShift: 16, stack: 1 << 19 } as const;
@@ -122,12 +123,12 @@ for (const [e, reg] of [
 group(5, 2, (cpu, i) => storeRegister(cpu, i, false));
 for (const [e, reg] of [
   [5, 3],
-  [1, 3],
   [7, 2],
   [7, 3],
 ] as const) {
   group(e, reg, (cpu, i) => storeRegister(cpu, i, true));
 }
+group(1, 3, storeUnchecked);
 group(5, 0, (cpu, i) => free(cpu, i, false));
 group(7, 0, (cpu, i) => free(cpu, i, true));
 

@@ -5,8 +5,8 @@ import { fromInteger } from './convert.ts';
 
 export interface Remainder {
   readonly value: Unpacked;
-  /** Low three bits of the quotient's magnitude, when complete. */
-  readonly quotient: number;
+  /** Low three bits of the quotient's magnitude, when complete; undefined where NaNs and invalid operands leave none. */
+  readonly quotient: number | undefined;
   /** The reduction is only partial: FPREM sets C2. */
   readonly partial: boolean;
 }
@@ -18,10 +18,11 @@ export interface Remainder {
  */
 export function remainder(context: FloatContext, a: Unpacked, b: Unpacked, nearest: boolean): Remainder {
   const done = (value: Unpacked): Remainder => ({ value, quotient: 0, partial: false });
+  const without = (value: Unpacked): Remainder => ({ value, quotient: undefined, partial: false });
   context.roundedUp = false;
   const special = specialOperands(context, a, b);
-  if (special) return done(special);
-  if (a.kind === KIND.infinity || b.kind === KIND.zero) return done(invalid(context));
+  if (special) return without(special);
+  if (a.kind === KIND.infinity || b.kind === KIND.zero) return without(invalid(context));
   noteDenormals(context, a, b);
   if (a.kind === KIND.zero || b.kind === KIND.infinity) return done(a);
   const difference = a.exponent + bitLength(a.significand) - (b.exponent + bitLength(b.significand));

@@ -117,7 +117,11 @@ function underflow(
     const adjustment = context.x87 ? BIAS_ADJUSTMENT : 0;
     const lowest = exponent + shift + adjustment;
     // Too small even for the adjusted exponent (FSCALE only).
-    if (lowest + context.precision - 1 < minExponent) return zero(negative);
+    if (lowest + context.precision - 1 < minExponent) {
+      context.flags |= FLAG.inexact;
+      context.roundedUp = false;
+      return zero(negative);
+    }
     return finite(negative, rounded.significand, lowest);
   }
   if (context.flushToZero) {
@@ -147,7 +151,11 @@ function overflow(
     context.roundedUp = rounded.up;
     const adjusted = lowest - BIAS_ADJUSTMENT;
     // Too large even for the adjusted exponent (FSCALE only).
-    if (adjusted + bitLength(rounded.significand) - 1 > maxExponent) return infinity(negative);
+    if (adjusted + bitLength(rounded.significand) - 1 > maxExponent) {
+      context.flags |= FLAG.inexact;
+      context.roundedUp = true;
+      return infinity(negative);
+    }
     return finite(negative, rounded.significand, adjusted);
   }
   context.flags |= FLAG.inexact;
