@@ -8,7 +8,8 @@ import {
   systemTypes,
 } from './runtime/descriptors.ts';
 import type { SystemGuest } from './runtime/guest.ts';
-import { code0, code3, data0, data3, Kernel32, leaveUserVector, tssSelector } from './runtime/kernel32.ts';
+import { leaveUserVector } from './runtime/kernel.ts';
+import { code0, code3, data0, data3, Kernel32, tssSelector } from './runtime/kernel32.ts';
 
 const outside = 0xff8;
 /** IA32_SYSENTER_CS, _ESP and _EIP (SDM vol. 4, table 2-2). */

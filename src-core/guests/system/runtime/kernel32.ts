@@ -8,7 +8,6 @@
 import { symbol } from '../../assembler/index.ts';
 import type { Expression } from '../../assembler/index.ts';
 import {
-  DescriptorTable,
   gateDescriptor,
   segmentDescriptor,
   segmentTypes,
@@ -16,7 +15,16 @@ import {
   systemTypes,
 } from './descriptors.ts';
 import type { GateOptions } from './descriptors.ts';
-import { Program } from './program.ts';
+import {
+  bitmapBytes,
+  errorCodeVectors,
+  exceptionNames,
+  gateCount,
+  Kernel,
+  leaveUserVector,
+  reportLimit,
+  tssSize,
+} from './kernel.ts';
 
 /** Selectors every guest on {@link Kernel32} has. The first four suit SYSENTER and SYSEXIT. */
 export const code0 = 0x08;
@@ -25,34 +33,7 @@ export const code3 = 0x1b;
 export const data3 = 0x23;
 export const tssSelector = 0x28;
 
-/** Vector by which ring 3 returns to the kernel. */
-export const leaveUserVector = 0x30;
-
-/** Vectors with an error code (SDM vol. 3A, table 6-1). */
-export const errorCodeVectors: ReadonlySet<number> = new Set([8, 10, 11, 12, 13, 14, 17]);
-
-/** Names of the exceptions, by vector; every other vector is an interrupt. */
-export const exceptionNames = [
-  ...['#DE', '#DB', 'NMI', '#BP', '#OF', '#BR', '#UD', '#NM', '#DF', '#9', '#TS', '#NP', '#SS', '#GP', '#PF'],
-  ...['#15', '#MF', '#AC', '#MC', '#XM'],
-] as const;
-
-/** Vectors with a gate: 0x00 to 0x3f. */
-export const gateCount = 0x40;
-
-/** Reports after which a resumed case is given up. */
-const reportLimit = 64;
-/** Bytes of the TSS proper, before the I/O permission bitmap. */
-const tssSize = 104;
-/** Ports the bitmap covers: enough for the debug console, PIT and PICs. */
-const bitmapBytes = 32;
-
-export class Kernel32 extends Program {
-  readonly gdt = new DescriptorTable();
-  readonly #data: string[] = [];
-  readonly #bss: { readonly label: string; readonly size: number; readonly align: number }[] = [];
-  readonly #gates = new Map<number, GateOptions>();
-
+export class Kernel32 extends Kernel {
   constructor() {
     super();
     this.gdt.add([symbol('zero'), symbol('zero')]);
@@ -89,24 +70,11 @@ export class Kernel32 extends Program {
         popf`);
   }
 
-  /** Assembly text for the data behind the code. */
-  data(text: string): this {
-    this.#data.push(text);
-    return this;
+  override native(name: string): string {
+    return `e${name}`;
   }
 
-  /** Replaces the reporting gate of a vector. */
-  gate(vector: number, options: GateOptions): this {
-    this.#gates.set(vector, options);
-    return this;
-  }
-
-  /**
-   * One case: a line of output that begins with its name. A fault in `body` is reported on that line and ends
-   * the case; a body that gets to its end prints "ok". Instruction pointers are reported relative to the
-   * first instruction of `body`, or as they are where they lie outside the image. Segment registers, stack and flags are in order again afterwards.
-   */
-  testCase(name: string, body: string | (() => void)): this {
+  override testCase(name: string, body: string | (() => void)): this {
     const base = this.unique('case');
     const resume = this.unique('resume');
     this.say(`${name}:`);
@@ -116,8 +84,7 @@ export class Kernel32 extends Program {
       mov dword [case_base], ${base}
       mov dword [reports_left], ${reportLimit}
       ${base}:`);
-    if (typeof body === 'string') this.code(body);
-    else body();
+    this.emitBody(body);
     this.code(`
       say " ok"
       ${resume}:
@@ -152,8 +119,7 @@ export class Kernel32 extends Program {
     return this.borrowGate(vector, vector);
   }
 
-  /** Runs `body` in ring 3 with the given EFLAGS, and goes on in ring 0 after it. Registers are kept. */
-  user(body: string | (() => void), flags = 0x2): this {
+  override user(body: string | (() => void), flags = 0x2): this {
     const entry = this.unique('user');
     const back = this.unique('kernel');
     this.code(`
@@ -171,16 +137,14 @@ export class Kernel32 extends Program {
       push ${entry}
       iret
       ${entry}:`);
-    if (typeof body === 'string') this.code(body);
-    else body();
+    this.emitBody(body);
     this.code(`
       int ${leaveUserVector}
       ${back}:`);
     return this;
   }
 
-  /** Emits handlers, tables and stacks, and ends the program's flow with exit status 85. */
-  finish(): this {
+  override finish(): this {
     this.code(`
       say "end\\n"
       exit 42`);
@@ -252,7 +216,7 @@ export class Kernel32 extends Program {
         say "int"
         hex ebx, 2
       report$named:
-        mov eax, ${[...errorCodeVectors].reduce((mask, vector) => mask | (1 << vector), 0)}
+        mov eax, ${this.errorCodeMask}
         cmp ebx, 32
         jae report$no_error
         bt eax, ebx
@@ -320,14 +284,12 @@ export class Kernel32 extends Program {
       type: systemTypes.interruptGate,
       dpl: leave || vector === 3 || vector === 4 ? 3 : 0,
     };
-    return gateDescriptor(this.#gates.get(vector) ?? standard);
+    return gateDescriptor(this.gateOf(vector, standard));
   }
 
   #emitTables(): void {
     const { asm } = this;
-    asm.align(8).label('exception_names');
-    for (const name of exceptionNames) asm.dd(symbol(`name$${name}`));
-    for (const name of exceptionNames) asm.label(`name$${name}`).ascii(name).db(0);
+    this.emitExceptionNames(4);
     for (const table of ['idt', 'idt_initial']) {
       asm.align(16).label(table);
       for (let vector = 0; vector < gateCount; vector++) asm.dd(...this.#gateOf(vector));
@@ -355,16 +317,6 @@ export class Kernel32 extends Program {
       user_return_esp: dd 0
       user_return_eip: dd 0
       hooks: space ${4 * gateCount}`);
-    for (const text of this.#data) this.code(text);
-    asm.bss().align(4096);
-    for (const stack of ['stack', 'ring0_stack', 'user_stack']) asm.space(0x2000).label(`${stack}_top`);
-    for (const { label, size, align } of this.#bss) asm.align(align).label(label).space(size);
-    asm.align(4096).label('image_end');
-  }
-
-  /** Reserves zeroed memory under a label; 4 KiB-aligned unless told otherwise. */
-  reserve(label: string, size: number, align = 4096): this {
-    this.#bss.push({ label, size, align });
-    return this;
+    this.emitDataAndStacks();
   }
 }
