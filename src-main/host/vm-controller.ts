@@ -49,6 +49,9 @@ interface Run {
 
 type SerialPort = 0 | 1;
 
+/** How long a VM's process may take to go after the guest is done, ms. */
+const LEAVE_PATIENCE_MS = 5000;
+
 /** One VM: its record, its process when it runs, its serial screens. */
 export class VmController {
   readonly #record: VmRecord;
@@ -376,6 +379,8 @@ export class VmController {
           ...(event.hint === undefined ? {} : { hint: event.hint }),
         };
         this.#setState('stopping');
+        // It ends by itself at once; one that cannot is helped along.
+        setTimeout(() => run.client.kill(), LEAVE_PATIENCE_MS).unref();
     }
   }
 
