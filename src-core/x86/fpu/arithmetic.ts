@@ -24,6 +24,7 @@ import {
   DEFAULT_NAN_BITS,
   finish,
   FSW,
+  hasC1,
   isEmpty,
   pop,
   pushBits,
@@ -93,18 +94,19 @@ function conditionsOf(order: Order): number {
   }
 }
 
-/** FCOM and FUCOM (quiet) with a value; undefined stands for an empty register. @returns whether to pop. */
+/**
+ * FCOM and FUCOM (quiet) with a value; undefined stands for an empty register. The condition codes are set even when
+ * an unmasked exception keeps the stack from being popped.
+ * @returns whether to pop.
+ */
 export function compareWith(cpu: Cpu, source: Unpacked | undefined, quiet: boolean): boolean {
   if (source === undefined || isEmpty(cpu, 0)) {
-    if (!stackUnderflow(cpu)) return false;
     setConditions(cpu, conditionsOf(ORDER.unordered));
-    return true;
+    return stackUnderflow(cpu);
   }
   const context = begin(cpu);
-  const order = compare(context, read(cpu, 0), source, !quiet);
-  if (!finish(cpu, context)) return false;
-  setConditions(cpu, conditionsOf(order));
-  return true;
+  setConditions(cpu, conditionsOf(compare(context, read(cpu, 0), source, !quiet)));
+  return finish(cpu, context);
 }
 
 /** FCOM(P)(P), FUCOM(P)(P) with ST(i). */
@@ -118,18 +120,20 @@ export function test(cpu: Cpu): void {
   compareWith(cpu, zero(false), false);
 }
 
-/** FCOMI(P), FUCOMI(P): ZF, PF and CF by order; OF, SF and AF cleared. */
+/** FCOMI(P), FUCOMI(P): ZF, PF and CF by order; OF, SF and AF cleared. C1 stays but for a stack fault. */
 export function compareFlags(cpu: Cpu, i: number, quiet: boolean, popping: boolean): void {
   let order: Order = ORDER.unordered;
+  let delivered: boolean;
   if (isEmpty(cpu, 0) || isEmpty(cpu, i)) {
-    if (!stackUnderflow(cpu)) return;
+    delivered = stackUnderflow(cpu);
   } else {
     const context = begin(cpu);
     order = compare(context, read(cpu, 0), read(cpu, i), !quiet);
-    if (!finish(cpu, context)) return;
+    context.roundedUp = hasC1(cpu);
+    delivered = finish(cpu, context);
   }
   setOrderFlags(cpu, order);
-  if (popping) pop(cpu);
+  if (popping && delivered) pop(cpu);
 }
 
 /** ZF, PF and CF as FCOMI and (U)COMISS set them. */

@@ -6,6 +6,8 @@ import type { Cpu } from '../cpu.ts';
 import { CR4_OSFXSR } from '../bits.ts';
 import { gp } from '../faults.ts';
 import { FPU, ST, XMM } from '../layout.ts';
+import { ACCESS } from '../paging.ts';
+import { ACCESS, type Access } from '../mmu.ts';
 import { KIND, unpack80 } from '../softfloat/number.ts';
 import {
   FSW,
@@ -118,8 +120,15 @@ function setEnvironment(cpu: Cpu, bytes: Uint8Array, { bits, protectedMode }: En
   cpu.set32(FPU.fds, 0);
 }
 
+/** Faults like the processor: the first word is accessed first, then the last byte. */
+function probe(cpu: Cpu, lin: number, size: number, { bits }: EnvironmentFormat, access: Access): void {
+  cpu.mmu.probe(lin, bits / 8, access);
+  cpu.mmu.probe(lin + size - 1, 1, access);
+}
+
 /** FNSTENV: stores, then masks all exceptions. */
 export function storeEnvironment(cpu: Cpu, lin: number, format: EnvironmentFormat): void {
+  probe(cpu, lin, environmentSize(format), format, ACCESS.write);
   cpu.mmu.writeBytes(lin, environmentBytes(cpu, format));
   cpu.set32(FPU.fcw, cpu.get32(FPU.fcw) | FSW.exceptions);
   updateSummary(cpu);
@@ -128,6 +137,7 @@ export function storeEnvironment(cpu: Cpu, lin: number, format: EnvironmentForma
 /** FLDENV */
 export function loadEnvironment(cpu: Cpu, lin: number, format: EnvironmentFormat): void {
   const bytes = new Uint8Array(environmentSize(format));
+  probe(cpu, lin, bytes.length, format, ACCESS.read);
   cpu.mmu.readBytes(lin, bytes);
   setEnvironment(cpu, bytes, format);
 }
@@ -136,6 +146,7 @@ export function loadEnvironment(cpu: Cpu, lin: number, format: EnvironmentFormat
 export function saveState(cpu: Cpu, lin: number, format: EnvironmentFormat): void {
   const size = environmentSize(format);
   const bytes = new Uint8Array(size + 80);
+  probe(cpu, lin, bytes.length, format, ACCESS.write);
   bytes.set(environmentBytes(cpu, format));
   for (let i = 0; i < 8; i++) {
     const loc = registerLoc(cpu, i);
@@ -149,6 +160,7 @@ export function saveState(cpu: Cpu, lin: number, format: EnvironmentFormat): voi
 export function restoreState(cpu: Cpu, lin: number, format: EnvironmentFormat): void {
   const size = environmentSize(format);
   const bytes = new Uint8Array(size + 80);
+  probe(cpu, lin, bytes.length, format, ACCESS.read);
   cpu.mmu.readBytes(lin, bytes);
   setEnvironment(cpu, bytes, format);
   for (let i = 0; i < 8; i++) {
@@ -197,6 +209,8 @@ export function fxsave(cpu: Cpu, lin: number, { wide, code64 }: FxFormat): void 
   const withXmm = (cpu.cr4 & CR4_OSFXSR) !== 0;
   const xmmBytes = withXmm ? (code64 ? 256 : 128) : 0;
   bytes.set(cpu.u8.subarray(XMM, XMM + xmmBytes), 160);
+  // The whole area must be writable, the parts that are left alone too.
+  cpu.mmu.probe(lin, FX_SIZE, ACCESS.write);
   cpu.mmu.writeBytes(lin, bytes.subarray(0, 160 + xmmBytes));
 }
 

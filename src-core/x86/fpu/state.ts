@@ -104,6 +104,10 @@ export function clearC1(cpu: Cpu): void {
   cpu.set32(FPU.fsw, cpu.get32(FPU.fsw) & ~FSW.c1);
 }
 
+export function hasC1(cpu: Cpu): boolean {
+  return (cpu.get32(FPU.fsw) & FSW.c1) !== 0;
+}
+
 /** Replaces C0, C2 and C3 (the bits of `conditions`). */
 export function setConditions(cpu: Cpu, conditions: number): void {
   cpu.set32(FPU.fsw, (cpu.get32(FPU.fsw) & ~(FSW.c0 | FSW.c2 | FSW.c3)) | conditions);

@@ -53,7 +53,8 @@ function loadShort(cpu: Cpu, source: Unpacked): void {
   }
   const context = begin(cpu);
   const value = convert(context, FLOAT80, source, true);
-  if (finish(cpu, context)) pushBits(cpu, pack80(value));
+  // An unmasked denormal exception does not keep the value from being pushed.
+  if (finish(cpu, context) || (context.flags & FLAG.invalid) === 0) pushBits(cpu, pack80(value));
 }
 
 export function loadFloat32(cpu: Cpu, loc: number): void {
@@ -128,13 +129,12 @@ function swap(cpu: Cpu, i: number): void {
   writeBits(cpu, i, first);
 }
 
-/** FCMOVcc, its condition being true or not. */
+/** FCMOVcc, its condition being true or not; an empty register counts either way. C1 stays. */
 export function moveIf(cpu: Cpu, i: number, condition: boolean): void {
   if (isEmpty(cpu, 0) || isEmpty(cpu, i)) {
     if (stackUnderflow(cpu)) writeBits(cpu, 0, DEFAULT_NAN_BITS);
     return;
   }
-  clearC1(cpu);
   if (condition) writeBits(cpu, 0, readBits(cpu, i));
 }
 

@@ -191,6 +191,7 @@ export function exponentialMinusOne(context: FloatContext, x: Unpacked): Unpacke
   if (leading >= 0) {
     const unit = leading === 0 && x.significand === 1n << BigInt(bitLength(x.significand) - 1);
     if (unit && x.negative) return finite(true, 1n, -1);
+    if (!unit) context.flags |= FLAG.inexact;
     return x;
   }
   if (leading < -TINY) {
