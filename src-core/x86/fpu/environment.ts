@@ -6,7 +6,6 @@ import type { Cpu } from '../cpu.ts';
 import { CR4_OSFXSR } from '../bits.ts';
 import { gp } from '../faults.ts';
 import { FPU, ST, XMM } from '../layout.ts';
-import { ACCESS } from '../paging.ts';
 import { ACCESS, type Access } from '../mmu.ts';
 import { KIND, unpack80 } from '../softfloat/number.ts';
 import {
