@@ -10,7 +10,13 @@ import type { CaseView, ResultView } from '../oracle/state.ts';
 import { segmentOf } from './guest.ts';
 import { KNOWN_DIFFERENCES } from './known-differences.ts';
 import type { Part } from './known-differences.ts';
-import { undefinedBits, undefinedConditions, undefinedDestination, undefinedFlags } from './undefined.ts';
+import {
+  undefinedBits,
+  undefinedConditions,
+  undefinedDestination,
+  undefinedFlags,
+  undefinedX87,
+} from './undefined.ts';
 
 /** One differing part of the state. */
 export interface Difference {
@@ -283,8 +289,10 @@ export function compare(state: CaseView, expected: ResultView, actual: ResultVie
     if (instruction.code !== Code.INVALID && completed) {
       const flags = undefinedFlags(instruction, state);
       const conditions = undefinedConditions(instruction.mnemonic, isX87(state));
+      const unsettled = undefinedX87(instruction.mnemonic, state);
       const bits = undefinedBits(instruction.mnemonic);
       keep(UNDEFINED_BY_SDM, (difference) => {
+        if (difference.part === 'x87' && unsettled) return false;
         if (difference.field === 'rflags') return !differsOnlyIn(difference, flags);
         if (difference.part === 'registers' && bits !== 0n) return !sameBut(difference, bits);
         if (difference.field === 'fsw') return !differsOnlyIn(difference, conditions);

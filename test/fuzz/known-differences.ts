@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs';
 import { Code, Mnemonic } from 'iced-x86';
 import type { Instruction } from 'iced-x86';
-import { CASE, RESULT, SELECTOR_DATA16 } from '../oracle/layout.ts';
+import { CASE, CODE_BASE, CODE_SIZE, RESULT, SELECTOR_DATA16 } from '../oracle/layout.ts';
 import { FX } from '../oracle/state.ts';
 import { CONDITION } from './undefined.ts';
 import type { CaseView, ResultView } from '../oracle/state.ts';
@@ -136,6 +136,39 @@ const TRANSCENDENTAL = new Set<Mnemonic>([
   Mnemonic.Fcos,
   Mnemonic.Fsincos,
 ]);
+
+const APPROXIMATIONS = new Set<Mnemonic>([
+  Mnemonic.Rcpss,
+  Mnemonic.Rcpps,
+  Mnemonic.Rsqrtss,
+  Mnemonic.Rsqrtps,
+]);
+
+/** Whether every x87 register differs by at most one unit in the last place. */
+function registersWithinUlp({ expected, actual }: DifferenceContext): boolean {
+  for (let index = 0; index < 8; index++) {
+    const at = RESULT.fxsave + FX.st + index * 16;
+    const magnitude = ({ view }: ResultView): bigint =>
+      (BigInt(view.getUint16(at + 8, true) & 0x7fff) << 63n) |
+      (view.getBigUint64(at, true) & 0x7fff_ffff_ffff_ffffn);
+    const sign = ({ view }: ResultView): number => view.getUint16(at + 8, true) & 0x8000;
+    const distance = magnitude(expected) - magnitude(actual);
+    if (sign(expected) !== sign(actual) || distance < -1n || distance > 1n) return false;
+  }
+  return true;
+}
+
+/** Whether every single-precision lane is the same, or nearly. */
+function lanesClose({ expected, actual }: DifferenceContext): boolean {
+  for (let lane = 0; lane < 64; lane++) {
+    const at = RESULT.fxsave + FX.xmm + lane * 4;
+    if (expected.view.getUint32(at, true) === actual.view.getUint32(at, true)) continue;
+    const a = expected.view.getFloat32(at, true);
+    const b = actual.view.getFloat32(at, true);
+    if (!(Math.abs(a - b) <= Math.abs(a) * 3 * 2 ** -12)) return false;
+  }
+  return true;
+}
 
 /** x87 status word of a result. */
 function statusWord(result: ResultView): number {
@@ -274,5 +307,23 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
     statusBits: CONDITION.C1,
     reason: 'x87 transcendental functions: whether the last bit was rounded up is not defined exactly',
     applies: ({ instruction }) => TRANSCENDENTAL.has(instruction.mnemonic),
+  },
+  {
+    parts: ['x87'],
+    reason: 'x87 transcendental functions: the last bit (no processor rounds all of them correctly)',
+    applies: (context) => TRANSCENDENTAL.has(context.instruction.mnemonic) && registersWithinUlp(context),
+  },
+  {
+    parts: ['xmm'],
+    reason: 'RCP and RSQRT are approximations: both within 1.5 * 2^-12 of the exact value (SDM vol. 2)',
+    applies: (context) => APPROXIMATIONS.has(context.instruction.mnemonic) && lanesClose(context),
+  },
+  {
+    parts: ['all'],
+    reason: 'an undefined opcode at the end of a page: #UD, or a page fault for the bytes it would have had',
+    applies: ({ instruction, expected, actual }) =>
+      instruction.code === Code.INVALID &&
+      ((expected.vector === 6 && actual.vector === 14) || (expected.vector === 14 && actual.vector === 6)) &&
+      (expected.vector === 14 ? expected : actual).cr2 === BigInt(CODE_BASE + CODE_SIZE),
   },
 ];

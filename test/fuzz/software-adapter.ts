@@ -67,8 +67,7 @@ import {
 const STEP_LIMIT = 100_000;
 const PUSHES_ERROR_CODE = new Set([8, 10, 11, 12, 13, 14, 17]);
 const MEMORY_MIB = 4;
-/** Four INT3. */
-const INT3_WORD = 0xcccc_cccc | 0;
+const INT3_PAGE = Buffer.alloc(CODE_SIZE, 0xcc);
 
 /** Runs cases on the software engine. */
 export class SoftwareAdapter implements Adapter {
@@ -78,7 +77,7 @@ export class SoftwareAdapter implements Adapter {
   private readonly ramView: DataView;
   private readonly images: Uint8Array;
   private readonly data: Uint32Array;
-  private readonly code: Int32Array;
+  private readonly code: Buffer;
   private readonly before = new Uint32Array(DATA_SIZE / 4);
   private readonly segments = new Map<number, ReturnType<typeof segmentOf>>();
   /** Whether the vCPU stands in IA-32e mode; undefined before the first case. */
@@ -103,7 +102,7 @@ export class SoftwareAdapter implements Adapter {
     this.ram = arena.ram;
     this.ramView = new DataView(this.ram.buffer, this.ram.byteOffset, this.ram.byteLength);
     this.data = new Uint32Array(arena.buffer, ARENA.ram + PHYSICAL.data, DATA_SIZE / 4);
-    this.code = new Int32Array(arena.buffer, ARENA.ram + PHYSICAL.code, CODE_SIZE / 4);
+    this.code = Buffer.from(arena.buffer, ARENA.ram + PHYSICAL.code, CODE_SIZE);
     writeGuest(this.ram);
     this.ram.fill(0xcc, PHYSICAL.code, PHYSICAL.code + CODE_SIZE);
   }
@@ -123,8 +122,8 @@ export class SoftwareAdapter implements Adapter {
       this.ram.fill(0xcc, start, start + state.code.length);
       this.engine.memoryChanged(start, state.code.length);
       // A stray store may have hit it elsewhere.
-      if (this.code.some((word) => word !== INT3_WORD)) {
-        this.code.fill(INT3_WORD);
+      if (!this.code.equals(INT3_PAGE)) {
+        this.code.set(INT3_PAGE);
         this.engine.memoryChanged(PHYSICAL.code, CODE_SIZE);
       }
     }

@@ -4,6 +4,8 @@
  */
 import { MemorySizeExt, Mnemonic, OpKind, Register } from 'iced-x86';
 import type { Instruction } from 'iced-x86';
+import { CASE } from '../oracle/layout.ts';
+import { FX } from '../oracle/state.ts';
 import type { CaseView } from '../oracle/state.ts';
 
 export const FLAG = { CF: 0x1, PF: 0x4, AF: 0x10, ZF: 0x40, SF: 0x80, OF: 0x800 } as const;
@@ -81,6 +83,21 @@ export function undefinedFlags(instruction: Instruction, state: CaseView): numbe
 /** Bits of the destination register that are undefined: LAR's "x" in the mask 00Fx_FF00H. */
 export function undefinedBits(mnemonic: Mnemonic): bigint {
   return mnemonic === Mnemonic.Lar ? 0xf_0000n : 0n;
+}
+
+/**
+ * Whether the x87 result is undefined: F2XM1 of a number beyond -1 and 1, FYL2XP1 of one beyond 1 - sqrt(2)/2 and
+ * sqrt(2) - 1.
+ */
+export function undefinedX87(mnemonic: Mnemonic, state: CaseView): boolean {
+  if (mnemonic !== Mnemonic.F2xm1 && mnemonic !== Mnemonic.Fyl2xp1) return false;
+  const at = CASE.fxsave + FX.st;
+  const word = state.view.getUint16(at + 8, true);
+  const exponent = (word & 0x7fff) - 0x3fff;
+  if (exponent === 0x4000) return false;
+  const magnitude = Number(state.view.getBigUint64(at, true)) * 2 ** (Math.max(-1000, exponent) - 63);
+  if (mnemonic === Mnemonic.F2xm1) return magnitude > 1;
+  return magnitude > ((word & 0x8000) !== 0 ? 1 - Math.SQRT1_2 : Math.SQRT2 - 1);
 }
 
 /** Whether the destination itself is undefined. */
