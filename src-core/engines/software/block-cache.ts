@@ -33,8 +33,8 @@ export class BlockCache {
   readonly #unprotectPage: (arenaPage: number) => void;
   #blocks: CachedBlock[] = [];
   readonly #pages = new Map<number, { low: number; high: number; blocks: Set<CachedBlock> }>();
-  /** Blocks that run into a second page stand outside of the table: their second page is verified at each entry. */
-  readonly #crossing = new Map<string, CachedBlock>();
+  /** Every live block by key. The table wasm looks in has one place for several keys: a block put out of it stays here. */
+  readonly #live = new Map<number, CachedBlock>();
   #next: number = ARENA.uops;
   /** Blocks made so far. */
   made = 0;
@@ -65,7 +65,7 @@ export class BlockCache {
   clear(): void {
     for (const page of this.#pages.keys()) this.#unprotectPage(page);
     this.#pages.clear();
-    this.#crossing.clear();
+    this.#live.clear();
     this.#blocks = [];
     this.#next = ARENA.uops;
     this.#clearTable();
@@ -78,17 +78,22 @@ export class BlockCache {
     return block;
   }
 
-  /** A live block that runs into a second page; the caller sees to it that this page is still the one mapped there. */
-  findCrossing(code: number, modeKey: number): CachedBlock | undefined {
-    return this.#crossing.get(`${code}.${modeKey}`);
+  /**
+   * The live block at a place in a mode. Where it runs into a second page, the caller sees to it that this page is still
+   * the one mapped there, at each entry: wasm's table does not hold such blocks. Others are put back into it.
+   */
+  find(code: number, modeKey: number): CachedBlock | undefined {
+    const block = this.#live.get(keyOf(code, modeKey));
+    if (block && block.secondPage < 0) this.#enter(block);
+    return block;
   }
 
-  /** A live block by key (the wasm dispatch only knows the table, where another may have taken its place). */
-  find(code: number, modeKey: number): CachedBlock | undefined {
+  #enter({ code, modeKey, address }: CachedBlock): void {
     const entry = (ARENA.blockTable + lookupIndex(code, modeKey) * LOOKUP.entrySize) >> 2;
     const { u32 } = this.#arena;
-    if (u32[entry] !== code || u32[entry + 1] !== modeKey) return undefined;
-    return this.at(u32[entry + 2]!);
+    u32[entry] = code;
+    u32[entry + 1] = modeKey;
+    u32[entry + 2] = address;
   }
 
   /** Encodes a lifted block and enters it in the table (`listed` false: it is for one use). */
@@ -120,15 +125,9 @@ export class BlockCache {
     if (!listed) return block;
     const inFirst = Math.min(lifted.bytes, 4096 - (code & 0xfff));
     this.#claim(block, code, inFirst);
-    if (secondPage >= 0) {
-      this.#claim(block, secondPage, lifted.bytes - inFirst);
-      this.#crossing.set(`${code}.${modeKey}`, block);
-    } else {
-      const entry = (ARENA.blockTable + lookupIndex(code, modeKey) * LOOKUP.entrySize) >> 2;
-      u32[entry] = code;
-      u32[entry + 1] = modeKey;
-      u32[entry + 2] = address;
-    }
+    if (secondPage >= 0) this.#claim(block, secondPage, lifted.bytes - inFirst);
+    else this.#enter(block);
+    this.#live.set(keyOf(code, modeKey), block);
     return block;
   }
 
@@ -186,8 +185,14 @@ export class BlockCache {
       u32[entry + 1] = 0;
       u32[entry + 2] = 0;
     }
-    if (block.secondPage >= 0) this.#crossing.delete(`${block.code}.${block.modeKey}`);
+    const key = keyOf(block.code, block.modeKey);
+    if (this.#live.get(key) === block) this.#live.delete(key);
   }
+}
+
+/** Code's arena address and the mode key (14 bits) in one number. */
+function keyOf(code: number, modeKey: number): number {
+  return code * 0x4000 + modeKey;
 }
 
 /** The chunks of a page that [start, start + bytes) touches, as two 32-bit masks. */

@@ -307,7 +307,6 @@ export class SoftwareEngine implements Engine {
     const cpu = this.#cpu;
     const modeKey = cpu.get32(CTL.modeKey);
     const linear = this.#codeAddress();
-    const single = (modeKey & MODE.single) !== 0;
     const limit = cpu.get32(CTL.codeLimit);
     const offset = (modeKey & MODE.codeSizeMask) === MODE.code64 ? 0 : cpu.get32(RIP);
     if (offset > limit) return this.#deliverAtRip(VECTOR.GP, 0);
@@ -315,11 +314,9 @@ export class SoftwareEngine implements Engine {
     if (code === -1) return this.#deliverAtRip(cpu.get32(CTL.faultVector), cpu.get32(CTL.faultCode));
     if (code >= 0) {
       const known = this.#blocks.find(code, modeKey);
-      if (known && (!single || offset + known.bytes - 1 <= limit)) return known.address;
-      const crossing = this.#blocks.findCrossing(code, modeKey);
-      if (crossing && offset + crossing.bytes - 1 <= limit) {
-        const second = cpu.mmu.fetchPage(nextPage(linear, modeKey));
-        if (second === crossing.secondPage) return crossing.address;
+      const fits = known && offset + known.bytes - 1 <= limit;
+      if (fits && (known.secondPage < 0 || cpu.mmu.fetchPage(nextPage(linear, modeKey)) === known.secondPage)) {
+        return known.address;
       }
     }
     return this.#makeBlock(linear, code, modeKey, maxInstructions, limit - offset);
