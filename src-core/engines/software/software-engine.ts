@@ -315,7 +315,10 @@ export class SoftwareEngine implements Engine {
     if (code >= 0) {
       const known = this.#blocks.find(code, modeKey);
       const fits = known && offset + known.bytes - 1 <= limit;
-      if (fits && (known.secondPage < 0 || cpu.mmu.fetchPage(nextPage(linear, modeKey)) === known.secondPage)) {
+      if (
+        fits &&
+        (known.secondPage < 0 || cpu.mmu.fetchPage(nextPage(linear, modeKey)) === known.secondPage)
+      ) {
         return known.address;
       }
     }
