@@ -224,7 +224,7 @@ export class I8042 implements Device {
   }
 
   reset(): void {
-    this.#config = CONFIG_KEYBOARD_OFF | CONFIG_AUX_OFF | CONFIG_SYSTEM;
+    this.#config = CONFIG_TRANSLATE | CONFIG_KEYBOARD_OFF | CONFIG_AUX_OFF | CONFIG_SYSTEM;
     this.#output = [];
     this.#pendingCommand = null;
     this.#keyboardParameter = null;

@@ -4,11 +4,16 @@ import { HostClock, IcountClock, type TimerClock } from './clock.ts';
 
 /** Host time the vCPU runs before Node's event loop gets a turn, ms. */
 const SLICE_MS = 2;
-/** Bounds of the instructions given to an engine at once. The first keeps timers exact, the last keeps slices short. */
-const BUDGET_MIN = 200;
+/** Bounds of the instructions given to an engine at once: the first near a timer's deadline, the second otherwise. */
+const BUDGET_MIN_TIMER = 200;
+const BUDGET_MIN = 5000;
 const BUDGET_MAX = 4_000_000;
 /** Instructions a slice starts with before the engine's speed is known. */
 const BUDGET_FIRST = 20_000;
+/** The engine's speed is the best of this many runs: a host with other work to do makes single ones look slow. */
+const SPEED_SAMPLES = 4;
+/** A run of this many ms has overshot so far that the speed is halved whatever the reason. */
+const OVERSHOOT_MS = 10;
 /** An idle wait longer than this goes through Node's timers, whose resolution is 1 ms; the rest is waited for in place. */
 const PRECISE_WAIT_MS = 1.5;
 
@@ -34,6 +39,7 @@ export class RunLoop {
   readonly #host: RunLoopHost;
   /** Instructions the engine executes in a host ms, measured. */
   #speed = BUDGET_FIRST / SLICE_MS;
+  readonly #speeds: number[] = [];
   #running = false;
   #immediate: NodeJS.Immediate | undefined;
   #timeout: NodeJS.Timeout | undefined;
@@ -157,7 +163,7 @@ export class RunLoop {
       budget = Math.min(budget, Math.ceil(untilDeadline / IcountClock.NS_PER_INSTRUCTION));
       this.#runUntil = this.#clock.now() + budget * IcountClock.NS_PER_INSTRUCTION;
     } else {
-      budget = Math.max(BUDGET_MIN, Math.min(budget, (this.#speed * untilDeadline) / 1e6));
+      budget = Math.max(BUDGET_MIN_TIMER, Math.min(budget, (this.#speed * untilDeadline) / 1e6));
       this.#runUntil = this.#clock.now() + Math.min(untilDeadline, leftMs * 1e6);
     }
     try {
@@ -168,10 +174,12 @@ export class RunLoop {
   }
 
   #measure(instructions: number, ms: number): void {
-    if (instructions < BUDGET_MIN || ms <= 0.02) return;
-    const speed = instructions / ms;
-    // Slowing down counts at once, so that a slice doesn't run over; speeding up only bit by bit.
-    this.#speed = Math.max(100, speed < this.#speed ? speed : this.#speed + (speed - this.#speed) / 4);
+    // Short runs say more about the cost of starting one.
+    if (instructions < BUDGET_MIN || ms < 0.05) return;
+    if (ms > OVERSHOOT_MS) this.#speeds.splice(0, SPEED_SAMPLES, this.#speed / 2);
+    this.#speeds.push(instructions / ms);
+    if (this.#speeds.length > SPEED_SAMPLES) this.#speeds.shift();
+    this.#speed = Math.max(...this.#speeds);
   }
 
   /** Under the instruction clock an idle guest jumps to its next deadline. */
