@@ -58,14 +58,22 @@ function inConsole(target: EventTarget | null): boolean {
   return target instanceof HTMLElement && target.closest('.xterm') !== null;
 }
 
+/** Where the focus goes in a region, the first that is there and visible. */
+const ENTRIES = [
+  '.xterm-helper-textarea',
+  '[aria-current="true"]',
+  '[aria-selected="true"]',
+  'button:not(:disabled), input',
+];
+
 function nextRegion(step: 1 | -1): void {
   const regions = [...document.querySelectorAll<HTMLElement>('[data-region]')].filter(
     (region) => region.offsetParent !== null,
   );
   const at = regions.findIndex((region) => region.contains(document.activeElement));
   const region = regions[(at + step + regions.length) % regions.length];
-  const inside = region?.querySelector<HTMLElement>(
-    '.xterm-helper-textarea, [aria-current="true"], [aria-selected="true"], button:not(:disabled), input',
+  const inside = ENTRIES.map((entry) => region?.querySelector<HTMLElement>(entry)).find(
+    (element) => element && element.offsetParent !== null,
   );
   (inside ?? region)?.focus();
 }

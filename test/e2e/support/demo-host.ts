@@ -1,5 +1,5 @@
 /** The real host and server shell with demo guests (demo-vm-process.ts): `node test/e2e/support/demo-host.ts` to look at the window. */
-import { mkdtempSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -13,7 +13,7 @@ export interface DemoHost extends OpenHost {
   server: WindowServer;
   /** The window's address, token included. */
   address: string;
-  /** Directory with files to boot from: `vmlinuz` (passes for a kernel), `initrd.gz`, `notes.txt`. */
+  /** Directory with files to boot from: `vmlinuz` (passes for a kernel), `initrd.gz`, `large.gz`, `notes.txt`. */
   files: string;
   faults: Error[];
   stop: () => Promise<void>;
@@ -26,6 +26,9 @@ export async function startDemoHost(
   writeFileSync(join(files, 'vmlinuz'), fakeLinux());
   writeFileSync(join(files, 'initrd.gz'), Buffer.alloc(8 * 1024 * 1024, 1));
   writeFileSync(join(files, 'notes.txt'), 'This is no kernel.\n'.repeat(100));
+  // Sparse: it takes no room.
+  writeFileSync(join(files, 'large.gz'), '');
+  truncateSync(join(files, 'large.gz'), 100 * 1024 * 1024);
   const faults: Error[] = [];
   const opened = openHost(directory, {
     kind: 'server',

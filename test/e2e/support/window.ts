@@ -1,0 +1,66 @@
+import type { Locator, Page } from 'playwright-core';
+import { expect } from 'vitest';
+
+/** What a test does to the window, by the roles and names a user of a screen reader would go by. */
+export class Window {
+  readonly page: Page;
+
+  constructor(page: Page) {
+    this.page = page;
+  }
+
+  button(name: string | RegExp, within: Locator | Page = this.page): Locator {
+    return within.getByRole('button', { name, exact: typeof name === 'string' });
+  }
+
+  dialog(): Locator {
+    return this.page.locator('dialog[open]').last();
+  }
+
+  row(name: string): Locator {
+    return this.page.getByRole('navigation').locator('button.row', { hasText: name });
+  }
+
+  state(): Locator {
+    return this.page.getByTestId('vm-state');
+  }
+
+  /** Fills and saves the create dialog. */
+  async create(fields: {
+    name: string;
+    memory?: string;
+    kernel: string;
+    initrd?: string;
+    commandLine?: string;
+  }): Promise<void> {
+    await this.button('New').click();
+    const dialog = this.dialog();
+    await dialog.getByLabel('Name', { exact: true }).fill(fields.name);
+    if (fields.memory !== undefined) await dialog.getByLabel('Memory', { exact: true }).fill(fields.memory);
+    await dialog.getByLabel('Kernel', { exact: true }).fill(fields.kernel);
+    if (fields.initrd !== undefined) await dialog.getByLabel('Initrd', { exact: true }).fill(fields.initrd);
+    if (fields.commandLine !== undefined)
+      await dialog.getByLabel('Command line', { exact: true }).fill(fields.commandLine);
+    await this.button('Create', dialog).click();
+    await this.page.getByRole('heading', { level: 1, name: fields.name }).waitFor();
+  }
+
+  /** The rows of the terminal that are on the screen, as a screen reader reads them. */
+  async consoleText(): Promise<string> {
+    const rows = this.page.locator('.xterm-accessibility-tree > div');
+    return (await rows.allTextContents()).map((row) => row.replaceAll('\u00a0', ' ').trimEnd()).join('\n');
+  }
+
+  async untilConsole(wanted: string | RegExp, limitMs = 15_000): Promise<void> {
+    await expect.poll(() => this.consoleText(), { timeout: limitMs, interval: 200 }).toMatch(wanted);
+  }
+
+  async type(text: string): Promise<void> {
+    await this.page.locator('.xterm-helper-textarea').focus();
+    await this.page.keyboard.type(text);
+  }
+
+  async untilState(wanted: string, limitMs = 15_000): Promise<void> {
+    await expect.poll(() => this.state().textContent(), { timeout: limitMs }).toBe(wanted);
+  }
+}
