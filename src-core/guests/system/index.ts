@@ -2,9 +2,11 @@
 import { exceptions } from './exceptions.ts';
 import { gates, gatesExternal } from './gates.ts';
 import { privilege, privilegeByManual } from './privilege.ts';
-import { paging32, pagingPae, paging32ByManual, pagingPaeByManual } from './paging.ts';
+import { paging32, paging64, pagingPae, paging32ByManual, pagingPaeByManual } from './paging.ts';
 import { limits } from './limits.ts';
 import { v8086 } from './v8086.ts';
+import { longMode } from './longmode.ts';
+import { longModeByManual } from './longmode-manual.ts';
 import type { SystemGuest } from './runtime/guest.ts';
 import { segments } from './segments.ts';
 
@@ -23,4 +25,7 @@ export const systemGuests: readonly SystemGuest[] = [
   pagingPaeByManual,
   limits,
   v8086,
+  longMode,
+  longModeByManual,
+  paging64,
 ];

@@ -1,7 +1,10 @@
 /** 32-bit and PAE paging: faults with error codes and CR2, accessed and dirty bits, large pages, NX. */
 import type { SystemGuest } from './runtime/guest.ts';
+import type { Kernel } from './runtime/kernel.ts';
 import { Kernel32 } from './runtime/kernel32.ts';
-import { cr0Bits, cr4Bits, largeFrame, largeRegion, pageFlags, PageTables32 } from './runtime/paging.ts';
+import { Kernel64 } from './runtime/kernel64.ts';
+import { cr0Bits, cr4Bits, largeFrame, largeRegion, pageFlags, enablePaging32 } from './runtime/paging.ts';
+import type { PageTables } from './runtime/paging.ts';
 
 const { present, writable, user, accessed, dirty, large, global } = pageFlags;
 const all = present | writable | user;
@@ -11,12 +14,13 @@ const nxe = 0x800;
 const noExecute = 0x8000_0000;
 
 /** Every combination of rights against every kind of access. */
-function rights(k: Kernel32, t: PageTables32): void {
+function rights(k: Kernel, t: PageTables): void {
+  const [ax] = [k.native('ax')] as const;
   const address = t.linear(1) + 0x234;
   const accesses: readonly (readonly [string, string])[] = [
     ['read', `mov eax, [${address}]`],
     ['write', `mov [${address}], eax`],
-    ['fetch', `mov eax, ${address}\ncall eax`],
+    ['fetch', `mov eax, ${address}\ncall ${ax}`],
   ];
   const pages: readonly (readonly [string, number, number])[] = [
     ['absent', 0, all],
@@ -37,11 +41,11 @@ function rights(k: Kernel32, t: PageTables32): void {
               mov byte [frame_a+0x234], 0xc3
               ${t.map(1, 'frame_a', flags)}
               mov dword [${t.testDirectoryEntry}], test_table+${directory}
-              mov eax, cr0
-              ${wp ? `or eax, ${cr0Bits.wp}` : `and eax, ~${cr0Bits.wp}`}
-              mov cr0, eax
-              mov eax, cr3
-              mov cr3, eax`);
+              mov ${ax}, cr0
+              ${wp ? `or ${ax}, ${cr0Bits.wp}` : `and ${ax}, ~${cr0Bits.wp}`}
+              mov cr0, ${ax}
+              mov ${ax}, cr3
+              mov cr3, ${ax}`);
             if (ring === 0) k.code(body);
             else k.user(body);
             k.code(`
@@ -56,14 +60,15 @@ function rights(k: Kernel32, t: PageTables32): void {
   }
   k.code(`
     mov dword [${t.testDirectoryEntry}], test_table+${all}
-    mov eax, cr0
-    or eax, ${cr0Bits.wp}
-    mov cr0, eax
-    mov eax, cr3
-    mov cr3, eax`);
+    mov ${ax}, cr0
+    or ${ax}, ${cr0Bits.wp}
+    mov cr0, ${ax}
+    mov ${ax}, cr3
+    mov cr3, ${ax}`);
 }
 
-function accessedAndDirty(k: Kernel32, t: PageTables32): void {
+function accessedAndDirty(k: Kernel, t: PageTables): void {
+  const [ax, bx, sp] = [k.native('ax'), k.native('bx'), k.native('sp')] as const;
   const show = (page: number): string => `say " "\nhex dword [${t.entry(page)}], 3`;
   const bodies: readonly (readonly [string, string])[] = [
     ['read', `mov eax, [${t.linear(1)}]`],
@@ -75,9 +80,9 @@ function accessedAndDirty(k: Kernel32, t: PageTables32): void {
     ['failing lock cmpxchg8b', `mov eax, 0x777\nlock cmpxchg8b [${t.linear(1)}]`],
     ['bit set', `bts dword [${t.linear(1)}], 5`],
     ['bit test', `bt dword [${t.linear(1)}], 5`],
-    ['fetch', `mov eax, ${t.linear(1)}\ncall eax`],
-    ['push', `mov ebx, esp\nmov esp, ${t.linear(1) + 16}\npush eax\nmov esp, ebx`],
-    ['pop', `mov ebx, esp\nmov esp, ${t.linear(1) + 16}\npop eax\nmov esp, ebx`],
+    ['fetch', `mov eax, ${t.linear(1)}\ncall ${ax}`],
+    ['push', `mov ${bx}, ${sp}\nmov ${sp}, ${t.linear(1) + 16}\npush ${ax}\nmov ${sp}, ${bx}`],
+    ['pop', `mov ${bx}, ${sp}\nmov ${sp}, ${t.linear(1) + 16}\npop ${ax}\nmov ${sp}, ${bx}`],
     ['lea', `lea eax, [${t.linear(1)}]`],
     ['invlpg', `invlpg [${t.linear(1)}]`],
     ['rep movsd of nothing', `xor ecx, ecx\nmov edi, ${t.linear(1)}\nmov esi, edi\nrep movsd`],
@@ -93,8 +98,8 @@ function accessedAndDirty(k: Kernel32, t: PageTables32): void {
       mov byte [frame_a+4], 0
       and dword [${t.testDirectoryEntry}], ~${accessed}
       ${t.map(1, 'frame_a', all)}
-      mov eax, cr3
-      mov cr3, eax
+      mov ${ax}, cr3
+      mov cr3, ${ax}
       ${body}
       ${show(1)}
       say " directory "
@@ -124,14 +129,14 @@ function accessedAndDirty(k: Kernel32, t: PageTables32): void {
     mov dword [${t.linear(2)}], 0x12121212
     mov eax, [${t.linear(1)}]
     say " "
-    hex eax
+    hex ${ax}
     ${show(1)}
     ${show(2)}`,
   );
 }
 
 /** Accesses across a page boundary, and what a fault leaves behind. */
-function crossing(k: Kernel32, t: PageTables32): void {
+function crossing(k: Kernel32, t: PageTables): void {
   const edge = t.linear(2);
   const setUp = (first: number, second: number): string => `
     mov dword [frame_a+0xffc], 0x11111111
@@ -218,7 +223,7 @@ function crossing(k: Kernel32, t: PageTables32): void {
 }
 
 /** Descriptor tables in pages of their own. */
-function tables(k: Kernel32, t: PageTables32): void {
+function tables(k: Kernel32, t: PageTables): void {
   // A copy of the GDT whose first six descriptors end a page.
   const base = t.linear(2) - 6 * 8;
   const copy = `
@@ -280,13 +285,14 @@ function tables(k: Kernel32, t: PageTables32): void {
   k.code('lidt [idt_pointer]');
 }
 
-function largePages(k: Kernel32, t: PageTables32): void {
+function largePages(k: Kernel, t: PageTables): void {
+  const [ax, bx] = [k.native('ax'), k.native('bx')] as const;
   const entry = t.largeDirectoryEntry;
-  const flush = 'mov eax, cr3\nmov cr3, eax';
+  const flush = `mov ${ax}, cr3\nmov cr3, ${ax}`;
   const show = `say " "\nhex dword [${entry}], 3`;
   const map = (flags: number, low = `${largeFrame}`): string =>
     `${t.write(entry, `${low}+${flags}`)}\n${flush}`;
-  if (!t.pae) {
+  if (!(t.entrySize === 8)) {
     k.testCase(
       'PS without CR4.PSE is ignored',
       `
@@ -296,9 +302,9 @@ function largePages(k: Kernel32, t: PageTables32): void {
       mov dword [frame_a], 0x600d600d
       mov eax, [${largeRegion + 0x1000}]
       say " "
-      hex eax`,
+      hex ${ax}`,
     );
-    k.code(`mov eax, cr4\nor eax, ${cr4Bits.pse}\nmov cr4, eax`);
+    k.code(`mov ${ax}, cr4\nor eax, ${cr4Bits.pse}\nmov cr4, ${ax}`);
   }
   k.testCase('large: read', `${map(all | large)}\nmov eax, [${largeRegion + 0x1234}]\n${show}`);
   k.testCase('large: write', `${map(all | large)}\nmov dword [${largeRegion + 0x1234}], 0x13572468\n${show}`);
@@ -309,7 +315,7 @@ function largePages(k: Kernel32, t: PageTables32): void {
     mov dword [${largeRegion + t.largeSize - 4}], 0x5a5a5a5a
     mov eax, [${largeRegion + t.largeSize - 4}]
     say " "
-    hex eax
+    hex ${ax}
     ${show}`,
   );
   k.testCase(
@@ -320,7 +326,7 @@ function largePages(k: Kernel32, t: PageTables32): void {
     ${t.map(3, `${largeFrame + 0x3000}`, all)}
     mov eax, [${t.linear(3) + 0x458}]
     say " "
-    hex eax`,
+    hex ${ax}`,
   );
   k.testCase('large: read-only', `${map(present | user | large)}\nmov [${largeRegion}], eax`);
   k.testCase('large: supervisor, ring 3', () => {
@@ -344,9 +350,9 @@ function largePages(k: Kernel32, t: PageTables32): void {
     invlpg [${largeRegion}]
     mov ebx, [${largeRegion}]
     say " "
-    hex eax
+    hex ${ax}
     say " "
-    hex ebx`,
+    hex ${bx}`,
   );
   k.testCase(
     'fetch from a large page',
@@ -354,12 +360,13 @@ function largePages(k: Kernel32, t: PageTables32): void {
     ${map(all | large)}
     mov byte [${largeRegion + 0x10_0000}], 0xc3
     mov eax, ${largeRegion + 0x10_0000}
-    call eax
+    call ${ax}
     ${show}`,
   );
 }
 
-function control(k: Kernel32, t: PageTables32): void {
+function control(k: Kernel, t: PageTables): void {
+  const [ax, bx, cx] = [k.native('ax'), k.native('bx'), k.native('cx')] as const;
   k.testCase(
     'invlpg takes a new mapping',
     `
@@ -370,9 +377,9 @@ function control(k: Kernel32, t: PageTables32): void {
     ${t.map(1, 'frame_b', all)}
     mov ebx, [${t.linear(1)}]
     say " "
-    hex eax, 4
+    hex ${ax}, 4
     say " "
-    hex ebx, 4`,
+    hex ${bx}, 4`,
   );
   k.testCase(
     'mov cr3 takes a new mapping',
@@ -380,28 +387,28 @@ function control(k: Kernel32, t: PageTables32): void {
     ${t.map(1, 'frame_a', all)}
     mov eax, [${t.linear(1)}]
     ${t.write(t.entry(1), `frame_b+${all}`)}
-    mov ecx, cr3
-    mov cr3, ecx
+    mov ${cx}, cr3
+    mov cr3, ${cx}
     mov ebx, [${t.linear(1)}]
     say " "
-    hex eax, 4
+    hex ${ax}, 4
     say " "
-    hex ebx, 4`,
+    hex ${bx}, 4`,
   );
   k.testCase(
     'global page and invlpg',
     `
-    mov eax, cr4
-    or eax, ${cr4Bits.pge}
-    mov cr4, eax
+    mov ${ax}, cr4
+    or ${ax}, ${cr4Bits.pge}
+    mov cr4, ${ax}
     ${t.map(1, 'frame_a', all | global)}
     mov eax, [${t.linear(1)}]
     ${t.map(1, 'frame_b', all | global)}
     mov ebx, [${t.linear(1)}]
     say " "
-    hex eax, 4
+    hex ${ax}, 4
     say " "
-    hex ebx, 4`,
+    hex ${bx}, 4`,
   );
   k.testCase(
     'global page and CR4.PGE',
@@ -409,14 +416,14 @@ function control(k: Kernel32, t: PageTables32): void {
     ${t.map(1, 'frame_a', all | global)}
     mov eax, [${t.linear(1)}]
     ${t.write(t.entry(1), `frame_b+${all | global}`)}
-    mov ecx, cr4
-    and ecx, ~${cr4Bits.pge}
-    mov cr4, ecx
+    mov ${cx}, cr4
+    and ${cx}, ~${cr4Bits.pge}
+    mov cr4, ${cx}
     mov ebx, [${t.linear(1)}]
     say " "
-    hex eax, 4
+    hex ${ax}, 4
     say " "
-    hex ebx, 4`,
+    hex ${bx}, 4`,
   );
   k.testCase(
     'an entry made present needs no invlpg',
@@ -425,21 +432,110 @@ function control(k: Kernel32, t: PageTables32): void {
     ${t.write(t.entry(1), `frame_a+${all}`)}
     mov eax, [${t.linear(1)}]
     say " "
-    hex eax, 4`,
+    hex ${ax}, 4`,
   );
   k.testCase(
     'WP takes effect at once',
     `
     ${t.map(1, 'frame_a', present | user)}
-    mov eax, cr0
-    and eax, ~${cr0Bits.wp}
-    mov cr0, eax
+    mov ${ax}, cr0
+    and ${ax}, ~${cr0Bits.wp}
+    mov cr0, ${ax}
     mov [${t.linear(1)}], eax
     say " written"
-    or eax, ${cr0Bits.wp}
-    mov cr0, eax
+    or ${ax}, ${cr0Bits.wp}
+    mov cr0, ${ax}
     mov [${t.linear(1)}], eax`,
   );
+  if (k instanceof Kernel32) pagingOffAndOn(k, t);
+  k.testCase(
+    'CR2 is kept and writable',
+    `
+    mov eax, 0x12345678
+    mov cr2, ${ax}
+    mov ${bx}, cr2
+    say " "
+    hex ${bx}`,
+  );
+  if (t.entrySize === 8) return;
+  k.testCase(
+    'directory mapped as its own table',
+    `
+    mov dword [page_directory+0xffc], page_directory+${all}
+    mov eax, [0xffc01000]
+    mov ebx, [test_table]
+    sub eax, ebx
+    say " "
+    hex ${ax}
+    mov eax, [0xffffffc0+0x3c]
+    sub eax, page_directory
+    say " "
+    hex ${ax}, 3
+    mov dword [page_directory+0xffc], 0`,
+  );
+}
+
+function noExecution(k: Kernel, t: PageTables): void {
+  const [ax] = [k.native('ax')] as const;
+  const at = t.linear(1);
+  k.code(`mov ecx, ${efer}\nrdmsr\nor eax, ${nxe}\nwrmsr`);
+  for (const ring of [0, 3]) {
+    for (const [access, body] of [
+      ['read', `mov eax, [${at}]`],
+      ['write', `mov [${at}], eax`],
+      ['fetch', `mov byte [frame_a], 0xc3\nmov eax, ${at}\ncall ${ax}`],
+    ] as const) {
+      for (const [name, flags, high] of [
+        ['NX', all, noExecute],
+        ['not NX', all, 0],
+        ['NX, absent', 0, noExecute],
+      ] as const) {
+        k.testCase(`${name}: ${access}, ring ${ring}`, () => {
+          k.code(t.map(1, 'frame_a', flags, high));
+          if (ring === 0) k.code(body);
+          else k.user(body);
+        });
+      }
+    }
+  }
+  k.testCase('NX supervisor page, fetch from ring 3', () => {
+    k.code(t.map(1, 'frame_a', present | writable, noExecute));
+    k.user(`mov eax, ${at}\ncall ${ax}`);
+  });
+  k.testCase(
+    'NX in the directory entry',
+    `
+    ${t.map(1, 'frame_a', all)}
+    mov dword [${t.testDirectoryEntry}+4], ${noExecute}
+    mov ${ax}, cr3
+    mov cr3, ${ax}
+    mov eax, [${at}]
+    mov eax, ${at}
+    call ${ax}`,
+  );
+  k.code(`mov dword [${t.testDirectoryEntry}+4], 0\nmov ${ax}, cr3\nmov cr3, ${ax}`);
+  k.testCase(
+    'NX large page',
+    `
+    ${t.write(t.largeDirectoryEntry, `${largeFrame}+${all | large}`, noExecute)}
+    mov ${ax}, cr3
+    mov cr3, ${ax}
+    mov eax, [${largeRegion}]
+    mov eax, ${largeRegion}
+    call ${ax}`,
+  );
+  k.testCase(
+    'instruction across into an NX page',
+    `
+    ${t.map(1, 'frame_a', all)}
+    ${t.map(2, 'frame_b', all, noExecute)}
+    mov byte [frame_a+0xfff], 0xb8
+    mov eax, ${at + 0xfff}
+    jmp ${ax}`,
+  );
+}
+
+function pagingOffAndOn(k: Kernel32, t: PageTables): void {
   k.testCase(
     'paging off and on',
     `
@@ -461,90 +557,10 @@ function control(k: Kernel32, t: PageTables32): void {
     say " "
     hex ecx, 4`,
   );
-  k.testCase(
-    'CR2 is kept and writable',
-    `
-    mov eax, 0x12345678
-    mov cr2, eax
-    mov ebx, cr2
-    say " "
-    hex ebx`,
-  );
-  if (t.pae) return;
-  k.testCase(
-    'directory mapped as its own table',
-    `
-    mov dword [page_directory+0xffc], page_directory+${all}
-    mov eax, [0xffc01000]
-    mov ebx, [test_table]
-    sub eax, ebx
-    say " "
-    hex eax
-    mov eax, [0xffffffc0+0x3c]
-    sub eax, page_directory
-    say " "
-    hex eax, 3
-    mov dword [page_directory+0xffc], 0`,
-  );
 }
 
-function noExecution(k: Kernel32, t: PageTables32): void {
+function directoryPointers(k: Kernel32, t: PageTables): void {
   const at = t.linear(1);
-  k.code(`mov ecx, ${efer}\nrdmsr\nor eax, ${nxe}\nwrmsr`);
-  for (const ring of [0, 3]) {
-    for (const [access, body] of [
-      ['read', `mov eax, [${at}]`],
-      ['write', `mov [${at}], eax`],
-      ['fetch', `mov byte [frame_a], 0xc3\nmov eax, ${at}\ncall eax`],
-    ] as const) {
-      for (const [name, flags, high] of [
-        ['NX', all, noExecute],
-        ['not NX', all, 0],
-        ['NX, absent', 0, noExecute],
-      ] as const) {
-        k.testCase(`${name}: ${access}, ring ${ring}`, () => {
-          k.code(t.map(1, 'frame_a', flags, high));
-          if (ring === 0) k.code(body);
-          else k.user(body);
-        });
-      }
-    }
-  }
-  k.testCase('NX supervisor page, fetch from ring 3', () => {
-    k.code(t.map(1, 'frame_a', present | writable, noExecute));
-    k.user(`mov eax, ${at}\ncall eax`);
-  });
-  k.testCase(
-    'NX in the directory entry',
-    `
-    ${t.map(1, 'frame_a', all)}
-    mov dword [${t.testDirectoryEntry}+4], ${noExecute}
-    mov eax, cr3
-    mov cr3, eax
-    mov eax, [${at}]
-    mov eax, ${at}
-    call eax`,
-  );
-  k.code(`mov dword [${t.testDirectoryEntry}+4], 0\nmov eax, cr3\nmov cr3, eax`);
-  k.testCase(
-    'NX large page',
-    `
-    ${t.write(t.largeDirectoryEntry, `${largeFrame}+${all | large}`, noExecute)}
-    mov eax, cr3
-    mov cr3, eax
-    mov eax, [${largeRegion}]
-    mov eax, ${largeRegion}
-    call eax`,
-  );
-  k.testCase(
-    'instruction across into an NX page',
-    `
-    ${t.map(1, 'frame_a', all)}
-    ${t.map(2, 'frame_b', all, noExecute)}
-    mov byte [frame_a+0xfff], 0xb8
-    mov eax, ${at + 0xfff}
-    jmp eax`,
-  );
   k.testCase('directory pointer absent', 'mov eax, [0x40000000]');
   k.testCase('directory pointer absent, write from ring 3', () => k.user('mov [0xc0000123], eax'));
   k.testCase(
@@ -561,12 +577,78 @@ function noExecution(k: Kernel32, t: PageTables32): void {
   );
 }
 
+/** SMEP and SMAP (SDM vol. 3A, 4.6): the kernel's own pages become supervisor pages for the while. */
+function supervisorProtection(k: Kernel, t: PageTables): void {
+  const ax = k.native('ax');
+  const at = t.linear(1);
+  const identity = (instruction: string): void => {
+    const loop = k.unique('identity');
+    k.code(`
+      mov edi, identity_table
+      mov ecx, ${0x1000 / t.entrySize}
+      ${loop}: ${instruction}
+      add edi, ${t.entrySize}
+      loop ${loop}
+      mov ${ax}, cr3
+      mov cr3, ${ax}`);
+  };
+  identity(`and dword [${k.native('di')}], ~${user}`);
+  const control = (bits: number): string => `
+    mov ${ax}, cr4
+    and eax, ~${cr4Bits.smep | cr4Bits.smap}
+    or eax, ${bits}
+    mov cr4, ${ax}
+    mov byte [frame_a], 0xc3
+    ${t.map(1, 'frame_a', all)}`;
+  const accesses: readonly (readonly [string, string])[] = [
+    ['read', `mov eax, [${at}]`],
+    ['write', `mov byte [${at}], 0xc3`],
+    ['fetch', `mov eax, ${at}\ncall ${ax}`],
+    ['read with AC set', `stac\nmov eax, [${at}]\nclac`],
+    ['write with AC set', `stac\nmov byte [${at}], 0xc3\nclac`],
+    ['fetch with AC set', `stac\nmov eax, ${at}\ncall ${ax}\nclac`],
+    ['read after clac', `stac\nclac\nmov eax, [${at}]`],
+  ];
+  for (const [name, bits] of [
+    ['neither', 0],
+    ['SMEP', cr4Bits.smep],
+    ['SMAP', cr4Bits.smap],
+    ['SMEP and SMAP', cr4Bits.smep | cr4Bits.smap],
+  ] as const) {
+    for (const [access, body] of accesses) {
+      k.testCase(`${name}: ${access} of a user page`, () => k.code(control(bits)).code(body));
+    }
+    k.testCase(`${name}: fetch of an absent page`, () => {
+      k.code(control(bits)).code(`${t.map(1, 'frame_a', 0)}\nmov eax, ${at}\ncall ${ax}`);
+    });
+    k.testCase(`${name}: read of a supervisor page`, () => {
+      k.code(control(bits)).code(
+        `${t.map(1, 'frame_a', present | writable)}\nmov eax, [${at}]\nmov eax, ${at}\ncall ${ax}`,
+      );
+    });
+  }
+  k.testCase('WP clear does not help against SMAP', () => {
+    k.code(control(cr4Bits.smap)).code(`
+      mov ${ax}, cr0
+      and eax, ~${cr0Bits.wp}
+      mov cr0, ${ax}
+      mov [${at}], eax`);
+  });
+  k.code(`
+    mov ${ax}, cr0
+    or eax, ${cr0Bits.wp}
+    mov cr0, ${ax}
+    ${control(0)}`);
+  identity(`or dword [${k.native('di')}], ${user}`);
+  k.testCase('stac in ring 3', () => k.user('stac'));
+}
+
 /**
  * Where QEMU TCG goes its own way. A reserved bit faults with P set in the error code (SDM vol. 3A, 4.7). The
  * rest the manual leaves open; the expectation is what processors do: a read-modify-write instruction that
  * faults reports a write, PUSHA writes downwards from EAX, ENTER tries the final top of the stack.
  */
-function reservedAndWrites(k: Kernel32, t: PageTables32): void {
+function reservedAndWrites(k: Kernel32, t: PageTables): void {
   const at = t.linear(1);
   const body = `mov eax, [${at}]`;
   const store = `mov [${at}], eax`;
@@ -578,11 +660,11 @@ function reservedAndWrites(k: Kernel32, t: PageTables32): void {
   k.code(`mov eax, cr4\nor eax, ${cr4Bits.pse}\nmov cr4, eax`);
   inBothRings(
     'reserved bit of a large page',
-    `${t.write(t.largeDirectoryEntry, `${largeFrame | (t.pae ? 0x2000 : 0x20_0000)}+${all | large}`)}\n${flush}`,
+    `${t.write(t.largeDirectoryEntry, `${largeFrame | (t.entrySize === 8 ? 0x2000 : 0x20_0000)}+${all | large}`)}\n${flush}`,
     `mov eax, [${largeRegion}]`,
     `mov [${largeRegion}], eax`,
   );
-  if (t.pae) {
+  if (t.entrySize === 8) {
     inBothRings('bit 63 without NXE', t.map(1, 'frame_a', all, noExecute), body, store);
     inBothRings('bit 62', t.map(1, 'frame_a', all, 0x4000_0000), body, store);
     k.testCase('bit 62 of an absent page', `${t.map(1, 'frame_a', 0, 0x4000_0000)}\n${body}`);
@@ -646,8 +728,7 @@ function reservedAndWrites(k: Kernel32, t: PageTables32): void {
 
 function build(pae: boolean, which: 'plain' | 'manual'): Uint8Array {
   const k = new Kernel32();
-  const tables32 = new PageTables32(k, pae);
-  tables32.enable();
+  const tables32 = enablePaging32(k, pae);
   k.testCase('paging is on', `mov eax, cr0\nshr eax, 16\nand eax, 0x8001\nsay " "\nhex eax, 4`);
   if (which === 'plain') {
     rights(k, tables32);
@@ -656,7 +737,10 @@ function build(pae: boolean, which: 'plain' | 'manual'): Uint8Array {
     tables(k, tables32);
     largePages(k, tables32);
     control(k, tables32);
-    if (pae) noExecution(k, tables32);
+    if (pae) {
+      noExecution(k, tables32);
+      directoryPointers(k, tables32);
+    }
   } else reservedAndWrites(k, tables32);
   k.reserve('frame_a', 0x1000).reserve('frame_b', 0x1000);
   k.data('align 4\npaged_gdt: dw 0\ndd 0\npaged_idt: dw 0\ndd 0');
@@ -675,6 +759,25 @@ export const pagingPae: SystemGuest = {
   subject: 'PAE paging: as 32-bit paging, with 2 MiB pages and NX',
   expectation: { from: 'qemu' },
   build: () => build(true, 'plain'),
+};
+
+function build64(): Uint8Array {
+  const k = new Kernel64();
+  rights(k, k.tables);
+  accessedAndDirty(k, k.tables);
+  largePages(k, k.tables);
+  control(k, k.tables);
+  noExecution(k, k.tables);
+  supervisorProtection(k, k.tables);
+  k.reserve('frame_a', 0x1000).reserve('frame_b', 0x1000);
+  return k.finish().build();
+}
+
+export const paging64: SystemGuest = {
+  name: 'paging-64',
+  subject: '4-level paging: as PAE paging, with SMEP and SMAP',
+  expectation: { from: 'qemu' },
+  build: build64,
 };
 
 const because =

@@ -1,5 +1,5 @@
-/** Page tables for guests in protected mode: 32-bit paging and PAE (Intel SDM vol. 3A, 4.3 and 4.4). */
-import type { Kernel32 } from './kernel32.ts';
+/** Page tables of the test guests: 32-bit, PAE and 4-level paging (Intel SDM vol. 3A, 4.3 to 4.5). */
+import type { Kernel } from './kernel.ts';
 
 /** Bits of page-table entries common to every paging mode (SDM vol. 3A, 4.5.4). */
 export const pageFlags = {
@@ -24,55 +24,34 @@ export const largeRegion = 0x80_0000;
 export const largeFrame = 0x80_0000;
 
 /**
- * Tables that map the first 2 MiB (PAE) or 4 MiB one to one, writable and for ring 3 too, and leave
- * {@link testRegion} and {@link largeRegion} to the test.
+ * Tables that map the first 512 or 1,024 pages one to one, writable and for ring 3 too, and leave
+ * {@link testRegion} and {@link largeRegion} to the test. The levels above the directory are the kernel's.
  */
-export class PageTables32 {
-  readonly #kernel: Kernel32;
-  readonly pae: boolean;
+export class PageTables {
   /** Bytes of an entry. */
   readonly entrySize: 4 | 8;
   /** Bytes a large page maps. */
   readonly largeSize: number;
 
-  constructor(kernel: Kernel32, pae: boolean) {
-    this.#kernel = kernel;
-    this.pae = pae;
-    this.entrySize = pae ? 8 : 4;
-    this.largeSize = pae ? 0x20_0000 : 0x40_0000;
+  constructor(kernel: Kernel, entrySize: 4 | 8, largeSize: number) {
+    this.entrySize = entrySize;
+    this.largeSize = largeSize;
     kernel.reserve('page_directory', 0x1000).reserve('identity_table', 0x1000).reserve('test_table', 0x1000);
-    if (pae) kernel.reserve('directory_pointers', 32, 32);
   }
 
-  /** Fills the tables and turns paging on, CR0.WP set. Uses EAX, ECX and EDI. */
-  enable(): void {
-    const { entrySize } = this;
-    this.#kernel.code(`
+  /** 32-bit code that fills the tables. Uses EAX, ECX and EDI. */
+  fill(): string {
+    return `
       mov edi, identity_table
       mov eax, 7
-      mov ecx, ${0x1000 / entrySize}
+      mov ecx, ${0x1000 / this.entrySize}
       paging$fill:
       mov [edi], eax
       add eax, 0x1000
-      add edi, ${entrySize}
+      add edi, ${this.entrySize}
       loop paging$fill
       mov dword [page_directory], identity_table+7
-      mov dword [${this.testDirectoryEntry}], test_table+7
-      ${
-        this.pae
-          ? `mov dword [directory_pointers], page_directory+1
-             mov eax, cr4
-             or eax, ${cr4Bits.pae}
-             mov cr4, eax
-             mov eax, directory_pointers`
-          : 'mov eax, page_directory'
-      }
-      mov cr3, eax
-      mov eax, cr0
-      or eax, ${cr0Bits.pg | cr0Bits.wp}
-      mov cr0, eax
-      jmp paging$on
-      paging$on:`);
+      mov dword [${this.testDirectoryEntry}], test_table+7`;
   }
 
   get testDirectoryEntry(): string {
@@ -93,7 +72,7 @@ export class PageTables32 {
     return testRegion + page * 0x1000;
   }
 
-  /** Code that maps page `page` to `frame` with `flags`; `high` is bits 63:32 of a PAE entry. */
+  /** Code that maps page `page` to `frame` with `flags`; `high` is bits 63:32 of an eight-byte entry. */
   map(page: number, frame: string, flags: number, high = 0): string {
     return `${this.write(this.entry(page), `${frame}+${flags}`, high)}
       invlpg [${this.linear(page)}]`;
@@ -101,6 +80,28 @@ export class PageTables32 {
 
   /** Code that writes an entry anywhere; no invalidation. */
   write(address: string, low: string, high = 0): string {
-    return `${this.pae ? `mov dword [${address}+4], ${high}\n` : ''}mov dword [${address}], ${low}`;
+    return `${this.entrySize === 8 ? `mov dword [${address}+4], ${high}\n` : ''}mov dword [${address}], ${low}`;
   }
+}
+
+/** Turns 32-bit or PAE paging on, CR0.WP set. */
+export function enablePaging32(kernel: Kernel, pae: boolean): PageTables {
+  const tables = pae ? new PageTables(kernel, 8, 0x20_0000) : new PageTables(kernel, 4, 0x40_0000);
+  kernel.code(tables.fill());
+  if (pae) {
+    kernel.reserve('directory_pointers', 32, 32).code(`
+      mov dword [directory_pointers], page_directory+1
+      mov eax, cr4
+      or eax, ${cr4Bits.pae}
+      mov cr4, eax
+      mov eax, directory_pointers`);
+  } else kernel.code('mov eax, page_directory');
+  kernel.code(`
+    mov cr3, eax
+    mov eax, cr0
+    or eax, ${cr0Bits.pg | cr0Bits.wp}
+    mov cr0, eax
+    jmp paging$on
+    paging$on:`);
+  return tables;
 }

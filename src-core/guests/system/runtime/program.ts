@@ -38,14 +38,20 @@ export class Program {
    */
   code(text: string): this {
     for (const line of text.split('\n')) {
-      const trimmed = line.trim();
-      const say = /^say\s+"(.*)"$/.exec(trimmed);
-      const hex = /^hex\s+(.+?)(?:,\s*(\d+))?$/.exec(trimmed);
-      const exit = /^exit\s+(\w+)$/.exec(trimmed);
+      const [, labels = '', own] = /^\s*((?:[\w.$]+:\s*)*)((?:say|hex|exit)\s.*)?/.exec(line) ?? [];
+      if (own === undefined) {
+        source(this.asm, line);
+        continue;
+      }
+      source(this.asm, labels);
+      const statement = own.trim();
+      const say = /^say\s+"(.*)"$/.exec(statement);
+      const hex = /^hex\s+(.+?)(?:,\s*(\d+))?$/.exec(statement);
+      const exit = /^exit\s+(\w+)$/.exec(statement);
       if (say?.[1] !== undefined) this.say(say[1].replaceAll('\\n', '\n'));
       else if (hex?.[1] !== undefined) this.hex(hex[1], Number(hex[2] ?? 8));
       else if (exit?.[1] !== undefined) this.exit(Number(exit[1]));
-      else source(this.asm, line);
+      else throw new AssemblyError(`cannot read '${statement}'`);
     }
     return this;
   }
@@ -65,9 +71,11 @@ export class Program {
   /** Prints the low `digits` hexadecimal digits of an operand that can be pushed. */
   hex(operand: string, digits = 8): this {
     const bits = this.#useConsole();
-    const isMemory = operand.includes('[');
-    const pushed =
-      isMemory && !/^(word|dword|qword)\b/.test(operand) ? `${stackWidth[bits]} ${operand}` : operand;
+    // In 64-bit code only whole quadwords can be pushed: a smaller datum is the low part of one.
+    const memory = /^(?:(?:word|dword|qword)\s+)?(\[.*\])$/.exec(operand)?.[1];
+    const size = /^(?:word|dword|qword)\b/.exec(operand)?.[0];
+    const width = bits === 64 ? stackWidth[64] : (size ?? stackWidth[bits]);
+    const pushed = memory === undefined ? operand : `${width} ${memory}`;
     source(this.asm, `push ${pushed}\npush ${digits}\ncall puthex${bits}`);
     return this;
   }
