@@ -5,8 +5,9 @@ import { SEG_FIELD, SS } from './layout.ts';
 
 /**
  * The full check of an access through a segment outside 64-bit mode (Intel SDM volume 3, sections 5.3 and 5.5): operand
- * a is the offset, b the segment register's location, imm the size minus 1 and, in bit 8, whether it writes; dst gets
- * the linear address. Raises #SS(0) through SS and #GP(0) through the others.
+ * a is the offset, b the segment register's location, imm the size minus 1 and, in bit 8, whether it writes, in bit 9
+ * whether it must be aligned to 16 bytes; dst gets the linear address. Raises #SS(0) through SS and #GP(0) through the
+ * others, and #GP(0) for misalignment.
  */
 export const segmentAccess = defineCallout('segment.access', 'descriptor', (cpu, dst, a, b, imm) => {
   const attributes = cpu.get32(b + SEG_FIELD.attributes);
@@ -15,6 +16,8 @@ export const segmentAccess = defineCallout('segment.access', 'descriptor', (cpu,
   const last = offset + (imm & 0xff);
   const write = (imm & 0x100) !== 0;
   const refuse = (): GuestFault => new GuestFault(b === SS ? VECTOR.SS : VECTOR.GP);
+  const linear = (cpu.get32(b + SEG_FIELD.base) + offset) >>> 0;
+  if ((imm & 0x200) !== 0 && (linear & 15) !== 0) throw new GuestFault(VECTOR.GP);
   if ((attributes & ATTR_UNUSABLE) !== 0 || (attributes & ATTR_P) === 0) throw refuse();
   const writable = (attributes & TYPE_WRITABLE) !== 0;
   if ((attributes & TYPE_CODE) !== 0) {
@@ -30,6 +33,6 @@ export const segmentAccess = defineCallout('segment.access', 'descriptor', (cpu,
       throw refuse();
     }
   }
-  cpu.set32(dst, (cpu.get32(b + SEG_FIELD.base) + offset) >>> 0);
+  cpu.set32(dst, linear);
   cpu.set32(dst + 4, 0);
 });

@@ -122,6 +122,8 @@ defineOp('mov.128', 128, { reads: 'a' }, (g) => g.set128(() => g.a128()));
 
 /** Bits of imm of `seglin`: size of the access in bytes minus 1, and whether it writes. */
 export const SEGLIN_WRITE = 1 << 8;
+/** The access is one of 16 aligned bytes: misalignment is found before what the segment forbids. */
+export const SEGLIN_ALIGNED = 1 << 9;
 
 /**
  * dst = linear address of offset a (zero-extended) in the segment whose register stands at location b, of an access

@@ -69,11 +69,11 @@ function finish(cpu: Cpu, context: FloatContext): void {
 interface Lanes {
   readonly format: Format;
   readonly bytes: 4 | 8;
-  read(cpu: Cpu, loc: number): Unpacked;
-  pack(x: Unpacked): bigint;
-  unpack(bits: bigint): Unpacked;
-  bits(cpu: Cpu, loc: number): bigint;
-  write(cpu: Cpu, loc: number, bits: bigint): void;
+  readonly read: (cpu: Cpu, loc: number) => Unpacked;
+  readonly pack: (x: Unpacked) => bigint;
+  readonly unpack: (bits: bigint) => Unpacked;
+  readonly bits: (cpu: Cpu, loc: number) => bigint;
+  readonly write: (cpu: Cpu, loc: number, bits: bigint) => void;
 }
 const SINGLE: Lanes = {
   format: FLOAT32,

@@ -1,7 +1,7 @@
 import { type Instruction, MemorySizeExt, OpKind, Register } from 'iced-x86';
 import { IrBuilder } from '../../ir/builder.ts';
 import type { Bits, Loc } from '../../ir/op.ts';
-import { ACCESS_INFO, SEGLIN_WRITE } from '../../ir/ops/memory.ts';
+import { ACCESS_INFO, SEGLIN_ALIGNED, SEGLIN_WRITE } from '../../ir/ops/memory.ts';
 import { VECTOR } from '../faults.ts';
 import { CS, DS, ES, FS, GS, RSP, SEG_FIELD, SS } from '../layout.ts';
 import { MODE, type CodeSize, codeSizeOf, cplOf } from '../mode.ts';
@@ -234,7 +234,10 @@ export class LiftContext {
         dst: loc,
         a: offset,
         b: segmentRegister(segment),
-        imm: (bits / 8 - 1) | (write ? SEGLIN_WRITE : 0),
+        imm:
+          (bits / 8 - 1) |
+          (write ? SEGLIN_WRITE : 0) |
+          ((info & ACCESS_INFO.aligned) !== 0 ? SEGLIN_ALIGNED : 0),
       });
     }
     const address: Address = { loc, disp: 0, width: this.code64 ? 64 : 32, info: info | stack };

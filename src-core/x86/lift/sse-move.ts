@@ -392,8 +392,7 @@ for (const [mnemonics, callout, stores] of [
     const wide = mnemonic === Mnemonic.Fxsave64 || mnemonic === Mnemonic.Fxrstor64;
     lift(mnemonic, (cx) => {
       fpuCheck(cx, CHECK.x87NoWait);
-      const b = blockAddress(cx, FX_ALIGNED.size, stores);
-      checkAlignment(cx, { loc: b, disp: 0, width: 64, info: 0 }, 4);
+      const b = blockAddress(cx, FX_ALIGNED.size, stores, 32, false);
       cx.b.callout(callout, { b, c: layoutBits(cx) | (wide ? LAYOUT.wide : 0) });
     });
   }

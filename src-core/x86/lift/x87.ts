@@ -212,13 +212,27 @@ lift(Mnemonic.Fnstsw, (cx) => {
   else cx.store(16, cx.address(16, true), b.op('fsw', { dst: b.temp() }));
 });
 
-/** The linear address of an operand of many bytes: first and last are checked against the segment's limit. */
-export function blockAddress(cx: LiftContext, size: number, write: boolean): Loc {
+/**
+ * The linear address of an operand of many bytes: first and last are checked against the segment's limit.
+ * @param word Alignment in bits where #AC is live.
+ * @param touches The first word is accessed before the last byte is checked, as processors do but for FXSAVE.
+ */
+export function blockAddress(
+  cx: LiftContext,
+  size: number,
+  write: boolean,
+  word: 16 | 32,
+  touches: boolean,
+): Loc {
   const { b } = cx;
   const offset = cx.effectiveAddress();
-  const address = cx.segmented(cx.memorySegment(), offset, 8, write);
+  const address = cx.segmented(cx.memorySegment(), offset, word, write);
   const last = b.op(`lea1.${cx.addressBits()}`, { dst: b.temp(), a: offset, imm: size - 1 });
-  if (!cx.code64) cx.segmented(cx.memorySegment(), last, 8, write);
+  if (!cx.code64) {
+    if (touches && write) cx.loadForWrite(word, address);
+    else if (touches) cx.load(word, address);
+    cx.segmented(cx.memorySegment(), last, 8, write);
+  }
   return cx.linear(address);
 }
 
@@ -238,8 +252,7 @@ function moveState(mnemonic: Mnemonic, callout: Callout, stores: boolean, check:
     const environment = memorySize === MemorySize.FpuEnv14 || memorySize === MemorySize.FpuEnv28;
     const size = (wide ? 28 : 14) + (environment ? 0 : 80);
     fpuCheck(cx, check);
-    const loc = blockAddress(cx, size, stores);
-    if ((cx.modeKey & MODE.alignmentCheck) !== 0) cx.b.op('align.a64', { a: loc, imm: 0, c: wide ? 3 : 1 });
+    const loc = blockAddress(cx, size, stores, wide ? 32 : 16, true);
     cx.b.callout(callout, { b: loc, c: layoutBits(cx) | (wide ? LAYOUT.operand32 : 0) });
   });
 }

@@ -116,8 +116,8 @@ function underflow(
     context.roundedUp = rounded.up;
     const adjustment = context.x87 ? BIAS_ADJUSTMENT : 0;
     const lowest = exponent + shift + adjustment;
-    // Too small even for the adjusted exponent (FSCALE only).
-    if (lowest + context.precision - 1 < minExponent) {
+    // Too small even for the adjusted exponent (FSCALE only). Without one the result is not delivered anyway.
+    if (context.x87 && lowest + context.precision - 1 < minExponent) {
       context.flags |= FLAG.inexact;
       context.roundedUp = false;
       return zero(negative);
