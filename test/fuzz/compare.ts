@@ -4,7 +4,7 @@
  */
 import { Code, Decoder, DecoderOptions, OpKind, Register } from 'iced-x86';
 import type { Instruction } from 'iced-x86';
-import { CASE, DATA_BASE, DATA_SIZE, RESULT } from '../oracle/layout.ts';
+import { CASE, DATA_BASE, DATA_SIZE, RESULT, SELECTOR_CODE64 } from '../oracle/layout.ts';
 import { FX } from '../oracle/state.ts';
 import type { CaseView, ResultView } from '../oracle/state.ts';
 import { segmentOf } from './guest.ts';
@@ -95,8 +95,9 @@ function rawDifferences(state: CaseView, expected: ResultView, actual: ResultVie
   if (expected.rip !== actual.rip) add('rip', 'all', hex(expected.rip), hex(actual.rip));
   if (((expected.rflags ^ actual.rflags) & COMPARED_FLAGS) !== 0)
     add('rflags', 'rflags', hex(expected.rflags & COMPARED_FLAGS), hex(actual.rflags & COMPARED_FLAGS));
-  const wide = state.bitness === 64;
-  for (let index = 0; index < (wide ? 16 : 8); index++) {
+  // Leaving 64-bit code, the upper halves are undefined (SDM vol. 1, 3.4.1.1).
+  const wide = state.bitness === 64 && expected.view.getUint16(RESULT.cs, true) === SELECTOR_CODE64;
+  for (let index = 0; index < (state.bitness === 64 ? 16 : 8); index++) {
     const mask = wide ? 0xffff_ffff_ffff_ffffn : 0xffff_ffffn;
     const a = expected.gpr(index) & mask;
     const b = actual.gpr(index) & mask;

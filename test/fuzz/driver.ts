@@ -104,7 +104,7 @@ export async function fuzz(oracle: Oracle, options: FuzzOptions): Promise<FuzzOu
       covered.cases++;
       if (expected.vector === 3) covered.completed++;
       coverage.set(name, covered);
-      if (adapter === undefined) continue;
+      if (adapter === undefined || adapter.skips?.(verdict) === true) continue;
       const state = new CaseView(batch.cases.buffer, index * CASE_SIZE);
       const before = performance.now();
       try {

@@ -3,9 +3,9 @@
  * for which instructions, and why. What the SDM itself leaves undefined is in undefined.ts.
  */
 import { readFileSync } from 'node:fs';
-import { Code, Mnemonic } from 'iced-x86';
+import { Code, MemorySizeExt, Mnemonic } from 'iced-x86';
 import type { Instruction } from 'iced-x86';
-import { CASE, CODE_BASE, CODE_SIZE, RESULT, SELECTOR_DATA16 } from '../oracle/layout.ts';
+import { CASE, CODE_BASE, CODE_SIZE, RESULT, SELECTOR_CODE64, SELECTOR_DATA16 } from '../oracle/layout.ts';
 import { FX } from '../oracle/state.ts';
 import { CONDITION } from './undefined.ts';
 import type { CaseView, ResultView } from '../oracle/state.ts';
@@ -58,6 +58,22 @@ const FAR = new Set<Mnemonic>([
   Mnemonic.Call,
   Mnemonic.Jmp,
 ]);
+
+const MEMORY_FAULTS = new Set([12, 13, 14]);
+const STRING_STORES = new Set<Mnemonic>([
+  Mnemonic.Stosb,
+  Mnemonic.Stosw,
+  Mnemonic.Stosd,
+  Mnemonic.Stosq,
+  Mnemonic.Movsb,
+  Mnemonic.Movsw,
+  Mnemonic.Movsd,
+  Mnemonic.Movsq,
+]);
+
+function codeSelector(result: ResultView): number {
+  return result.view.getUint16(RESULT.cs, true);
+}
 
 /** Whether the instruction itself raised the fault, not the one it led to. */
 function faulted(state: CaseView, result: ResultView): boolean {
@@ -184,7 +200,7 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
     applies: ({ expected }) => (statusWord(expected) & ERROR_SUMMARY) === 0,
   },
   {
-    parts: ['memory'],
+    parts: ['memory', 'cr2'],
     reason:
       'several stores and a fault: which of them were done is up to the implementation (SDM vol. 3, 6.5)',
     applies: ({ instruction, expected }) => expected.vector !== 3 && SEVERAL_STORES.has(instruction.mnemonic),
@@ -211,7 +227,10 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
     parts: ['all'],
     reason: 'AMD: far CALL between 64-bit and other code pushes with the new code size',
     applies: ({ instruction, state, expected }) =>
-      AMD && instruction.mnemonic === Mnemonic.Call && !instruction.isCallNear && faulted(state, expected),
+      AMD &&
+      instruction.mnemonic === Mnemonic.Call &&
+      !instruction.isCallNear &&
+      (faulted(state, expected) || (codeSelector(expected) === SELECTOR_CODE64) !== (state.bitness === 64)),
   },
   {
     parts: ['memory'],
@@ -325,5 +344,41 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
       instruction.code === Code.INVALID &&
       ((expected.vector === 6 && actual.vector === 14) || (expected.vector === 14 && actual.vector === 6)) &&
       (expected.vector === 14 ? expected : actual).cr2 === BigInt(CODE_BASE + CODE_SIZE),
+  },
+  {
+    parts: ['all'],
+    reason: 'an undefined opcode with more than 15 bytes: #UD, or #GP for the length it would have had',
+    applies: ({ instruction, state, expected, actual }) =>
+      instruction.code === Code.INVALID &&
+      expected.vector === 13 &&
+      actual.vector === 6 &&
+      state.code.length >= 15,
+  },
+  {
+    parts: ['all'],
+    reason: 'many loads or stores, the first beyond a limit and another not present (or the other way round)',
+    applies: ({ instruction, state, expected, actual }) =>
+      SEVERAL_ACCESSES.has(instruction.mnemonic) &&
+      faulted(state, expected) &&
+      faulted(state, actual) &&
+      MEMORY_FAULTS.has(expected.vector) &&
+      MEMORY_FAULTS.has(actual.vector),
+  },
+  {
+    parts: ['all'],
+    reason: 'a misaligned 16-byte operand beyond the limit of SS: #GP or #SS',
+    applies: ({ instruction, state, expected, actual }) =>
+      state.bitness !== 64 &&
+      MemorySizeExt.size(instruction.memorySize) === 16 &&
+      expected.vector === 13 &&
+      actual.vector === 12,
+  },
+  {
+    parts: ['all'],
+    reason: 'REP MOVS and STOS over their own bytes: how many iterations run before the change is seen',
+    applies: ({ instruction, state }) =>
+      STRING_STORES.has(instruction.mnemonic) &&
+      (instruction.hasRepPrefix || instruction.hasRepnePrefix) &&
+      (state.gpr(7) & 0xffff_f000n) === BigInt(CODE_BASE),
   },
 ];

@@ -2,6 +2,7 @@
  * Switchyard's side of a comparison: runs a case in the small guest of guest.ts and writes a result record in the
  * oracle's format.
  */
+import { Code } from 'iced-x86';
 import { ExitAccounting } from '../../src-core/accounting/exits.ts';
 import type { Engine } from '../../src-core/engines/engine.ts';
 import { SoftwareEngine } from '../../src-core/engines/software/software-engine.ts';
@@ -69,6 +70,23 @@ const PUSHES_ERROR_CODE = new Set([8, 10, 11, 12, 13, 14, 17]);
 const MEMORY_MIB = 4;
 const INT3_PAGE = Buffer.alloc(CODE_SIZE, 0xcc);
 
+const FAR_TRANSFERS = new Set<Code>([
+  Code.Jmp_ptr1616,
+  Code.Jmp_ptr1632,
+  Code.Jmp_m1616,
+  Code.Jmp_m1632,
+  Code.Call_ptr1616,
+  Code.Call_ptr1632,
+  Code.Call_m1616,
+  Code.Call_m1632,
+  Code.Retfw,
+  Code.Retfw_imm16,
+  Code.Retfd,
+  Code.Retfd_imm16,
+  Code.Iretw,
+  Code.Iretd,
+]);
+
 /** Runs cases on the software engine. */
 export class SoftwareAdapter implements Adapter {
   private readonly cpu: Cpu;
@@ -109,6 +127,11 @@ export class SoftwareAdapter implements Adapter {
 
   dispose(): void {
     this.engine.dispose();
+  }
+
+  /** In protected mode the L bit of a code segment says nothing: far transfers to 64-bit code go elsewhere. */
+  skips(code: Code): boolean {
+    return this.legacy && FAR_TRANSFERS.has(code);
   }
 
   run(state: CaseView, out: Uint8Array): void {
@@ -200,6 +223,8 @@ export class SoftwareAdapter implements Adapter {
       limit: 0xff,
       base: system.ldt,
     });
+    if (!long && !cpu.mmu.loadPdptes(PHYSICAL.paePdpt))
+      throw new Error('PAE page-directory pointers refused');
     cpu.stateReplaced();
     this.engine.flush();
   }

@@ -163,11 +163,11 @@ export const MAX_BATCH = 4096;
 /** First word the oracle writes when it is ready, followed by a u32 with a bit set for every LDT entry refused. */
 export const HELLO_MAGIC = 0x5359_4f52;
 
-/** Where the oracle itself lives: far above 4 GiB, so that no 32-bit address reaches it. */
+/** Where the oracle itself lives: far above 4 GiB, and at no address a generator of interesting numbers comes upon. */
 export const ORACLE = {
-  text: 0x10_0000_0000n,
+  text: 0x2b5c_1234_0000n,
   /** One anonymous mapping. */
-  work: 0x10_1000_0000n,
+  work: 0x2b5c_3456_0000n,
   workSize: 0x400_0000n,
   altStack: 0x0_0000n,
   altStackSize: 0x2_0000n,

@@ -391,8 +391,10 @@ lift(Mnemonic.Enter, (cx) => {
 lift(Mnemonic.Bound, (cx) => {
   const { b } = cx;
   const bits = cx.bits(0) === 16 ? 16 : 32;
-  const address = cx.address(bits === 16 ? 32 : 64);
-  const lower = cx.load(bits, address);
-  const upper = cx.load(bits, { ...address, disp: address.disp + bits / 8 });
+  const segment = cx.memorySegment();
+  const place = cx.effectiveAddress();
+  const lower = cx.load(bits, cx.segmented(segment, place, bits, false));
+  const behind = b.op(`lea1.${cx.addressBits()}`, { dst: b.temp(), a: place, imm: bits / 8 });
+  const upper = cx.load(bits, cx.segmented(segment, behind, bits, false));
   b.op(`bound.${bits}`, { dst: cx.register(0), a: lower, b: upper });
 });
