@@ -61,7 +61,12 @@ export default tseslint.config(
   {
     // With noUncheckedIndexedAccess every read of a typed array is `number | undefined`; in the vCPU's hot paths
     // the index is known to be in range and a fallback would hide the error if it were not.
-    files: ['src-core/x86/**/*.ts', 'src-core/engines/**/*.ts', 'src-core/ir/**/*.ts', 'src-core/wasm/**/*.ts'],
+    files: [
+      'src-core/x86/**/*.ts',
+      'src-core/engines/**/*.ts',
+      'src-core/ir/**/*.ts',
+      'src-core/wasm/**/*.ts',
+    ],
     rules: { '@typescript-eslint/no-non-null-assertion': 'off' },
   },
   {
@@ -86,6 +91,11 @@ export default tseslint.config(
     languageOptions: {
       parserOptions: { parser: tseslint.parser, projectService: true, extraFileExtensions: ['.svelte'] },
     },
+  },
+  {
+    // Tests and the programs beside them report on the terminal.
+    files: ['test/**/*.ts'],
+    rules: { 'no-console': 'off' },
   },
   {
     files: ['scripts/**/*.mjs', '*.js'],
