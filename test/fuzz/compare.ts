@@ -8,6 +8,7 @@ import { CASE, DATA_BASE, DATA_SIZE, RESULT, SELECTOR_CODE64 } from '../oracle/l
 import { FX } from '../oracle/state.ts';
 import type { CaseView, ResultView } from '../oracle/state.ts';
 import { segmentOf } from './guest.ts';
+import { HOST_FLAGS } from './host.ts';
 import { KNOWN_DIFFERENCES } from './known-differences.ts';
 import type { Part } from './known-differences.ts';
 import {
@@ -107,6 +108,16 @@ function rawDifferences(state: CaseView, expected: ResultView, actual: ResultVie
     const a = selectorOf(expected, offset);
     const b = selectorOf(actual, offset);
     if (a !== b) add(name, 'registers', hex(a), hex(b));
+  }
+  if (HOST_FLAGS.has('fsgsbase')) {
+    for (const [name, offset] of [
+      ['fs base', RESULT.fsBase],
+      ['gs base', RESULT.gsBase],
+    ] as const) {
+      const a = expected.view.getBigUint64(offset, true);
+      const b = actual.view.getBigUint64(offset, true);
+      if (a !== b) add(name, 'registers', hex(a), hex(b));
+    }
   }
   compareFx(expected.fx, actual.fx, add);
   compareMemory(expected, actual, add);

@@ -2,11 +2,11 @@
  * Where the host's silicon and Switchyard differ and neither is wrong: each entry says what is not compared,
  * for which instructions, and why. What the SDM itself leaves undefined is in undefined.ts.
  */
-import { readFileSync } from 'node:fs';
 import { Code, MemorySizeExt, Mnemonic } from 'iced-x86';
 import type { Instruction } from 'iced-x86';
 import { CASE, CODE_BASE, CODE_SIZE, RESULT, SELECTOR_CODE64, SELECTOR_DATA16 } from '../oracle/layout.ts';
 import { FX } from '../oracle/state.ts';
+import { AMD } from './host.ts';
 import { CONDITION } from './undefined.ts';
 import type { CaseView, ResultView } from '../oracle/state.ts';
 
@@ -44,10 +44,6 @@ export interface DifferenceContext {
   /** Switchyard's. */
   readonly actual: ResultView;
 }
-
-/** Vendor of the host processor. */
-const VENDOR = /vendor_id\s*:\s*(\S+)/.exec(readFileSync('/proc/cpuinfo', 'utf8'))?.[1] ?? 'unknown';
-const AMD = VENDOR === 'AuthenticAMD' || VENDOR === 'HygonGenuine';
 
 /** Far transfers: microcoded, with many memory accesses and checks. */
 const FAR = new Set<Mnemonic>([
@@ -286,9 +282,9 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
   },
   {
     parts: ['all'],
-    reason: 'AMD: LOCK before the instructions of group 6 (0F 00) is ignored',
+    reason: 'AMD: LOCK is ignored before group 6 (0F 00), and makes CR8 of CR0 in MOV (0F 20, 0F 22)',
     applies: ({ instruction, state }) =>
-      AMD && instruction.code === Code.INVALID && /f0.*0f00/.test(hexOf(state)),
+      AMD && instruction.code === Code.INVALID && /f0.*0f(00|20|22)/.test(hexOf(state)),
   },
   {
     parts: [],

@@ -5,6 +5,7 @@
 import { Code, CodeExt, CpuidFeature, EncodingKind, Instruction, Mnemonic } from 'iced-x86';
 
 import type { Bitness } from '../oracle/state.ts';
+import { HOST_FLAGS } from './host.ts';
 
 /** Extensions in the CPUID model shown to guests. */
 const IMPLEMENTED = new Set<CpuidFeature>([
@@ -41,6 +42,9 @@ const IMPLEMENTED = new Set<CpuidFeature>([
   CpuidFeature.SMM,
   CpuidFeature.MONITOR,
 ]);
+
+// The host's kernel decides whether processes may use them.
+if (HOST_FLAGS.has('fsgsbase')) IMPLEMENTED.add(CpuidFeature.FSGSBASE);
 
 /** Instructions left out, by mnemonic, with the reason. */
 export const EXCLUDED: ReadonlyMap<Mnemonic, string> = new Map<Mnemonic, string>([

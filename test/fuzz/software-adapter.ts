@@ -17,6 +17,7 @@ import {
   CR0_PE,
   CR0_PG,
   CR0_WP,
+  CR4_FSGSBASE,
   CR4_OSFXSR,
   CR4_OSXMMEXCPT,
   CR4_PAE,
@@ -42,6 +43,7 @@ import {
   GS,
   LDTR,
   SEG,
+  SEG_FIELD,
   SEG_SIZE,
   SS,
   ST,
@@ -52,6 +54,7 @@ import { CASE, CODE_SIZE, DATA_SIZE, IMAGE_COUNT, RESULT } from '../oracle/layou
 import { FX } from '../oracle/state.ts';
 import type { CaseView } from '../oracle/state.ts';
 import type { Adapter } from './adapter.ts';
+import { HOST_FLAGS } from './host.ts';
 import {
   GDT_LIMIT,
   kernelLinear,
@@ -179,8 +182,8 @@ export class SoftwareAdapter implements Adapter {
     this.loadSegment(FS, view.getUint16(CASE.fs, true));
     this.loadSegment(GS, view.getUint16(CASE.gs, true));
     if (view.getUint32(CASE.setBases, true) !== 0) {
-      cpu.set64(FS + 16, view.getBigUint64(CASE.fsBase, true));
-      cpu.set64(GS + 16, view.getBigUint64(CASE.gsBase, true));
+      cpu.set64(FS + SEG_FIELD.base, view.getBigUint64(CASE.fsBase, true));
+      cpu.set64(GS + SEG_FIELD.base, view.getBigUint64(CASE.gsBase, true));
     }
     cpu.rflags = state.rflags;
     cpu.rip = BigInt(state.rip);
@@ -207,7 +210,10 @@ export class SoftwareAdapter implements Adapter {
     const system = systemSegments(long);
     cpu.set64(CR0, BigInt((CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG) >>> 0));
     cpu.set64(CR3, BigInt(long ? PHYSICAL.pml4 : PHYSICAL.paePdpt));
-    cpu.set64(CR4, BigInt(CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT));
+    cpu.set64(
+      CR4,
+      BigInt(CR4_PAE | CR4_OSFXSR | CR4_OSXMMEXCPT | (HOST_FLAGS.has('fsgsbase') ? CR4_FSGSBASE : 0)),
+    );
     cpu.set64(EFER, BigInt(EFER_NXE | EFER_SCE | (long ? EFER_LME | EFER_LMA : 0)));
     cpu.setTable('gdt', system.gdt, GDT_LIMIT);
     cpu.setTable('idt', system.idt, system.idtLimit);
@@ -277,6 +283,8 @@ export class SoftwareAdapter implements Adapter {
       [GS, RESULT.gs],
     ] as const)
       view.setUint16(at, cpu.get32(offset), true);
+    view.setBigUint64(RESULT.fsBase, cpu.get64(FS + SEG_FIELD.base), true);
+    view.setBigUint64(RESULT.gsBase, cpu.get64(GS + SEG_FIELD.base), true);
     this.storeFpu(view);
     this.collectMemory(view, out);
   }

@@ -144,6 +144,9 @@ export const RESULT = {
   ss: 0x2e,
   ds: 0x30,
   es: 0x32,
+  /** u64 segment bases. */
+  fsBase: 0x38,
+  gsBase: 0x40,
   gpr: 0x60,
   /** u32: first and one past the last byte of the data window that changed, in steps of 16; equal if none did. */
   dirtyStart: 0xe0,

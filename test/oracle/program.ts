@@ -44,6 +44,8 @@ const SYS = {
 };
 const ARCH_SET_GS = 0x1001;
 const ARCH_SET_FS = 0x1002;
+const ARCH_GET_FS = 0x1003;
+const ARCH_GET_GS = 0x1004;
 const SIGNALS = [4, 5, 7, 8, 11];
 /** SA_SIGINFO | SA_RESTORER | SA_ONSTACK | SA_NODEFER. */
 const SA_FLAGS = 0x4 | 0x0400_0000 | 0x0800_0000 | 0x4000_0000;
@@ -440,6 +442,14 @@ class ProgramBuilder {
     asm.emit(Instruction.createRegMem(Code.Lea_r64_m, RDI, mem(R15, RESULT.fxsave)));
     this.set(RCX, FXSAVE_SIZE / 8);
     asm.emit(Instruction.createRepMovsq(64));
+    for (const [request, offset] of [
+      [ARCH_GET_FS, RESULT.fsBase],
+      [ARCH_GET_GS, RESULT.gsBase],
+    ] as const) {
+      this.set(RDI, request);
+      asm.emit(Instruction.createRegMem(Code.Lea_r64_m, RSI, mem(R15, offset)));
+      this.syscall(SYS.archPrctl);
+    }
     this.set(RAX, 0);
     for (const register of [Register.DS, Register.ES, Register.FS, Register.GS])
       asm.emit(Instruction.createRegReg(Code.Mov_Sreg_r32m16, register, EAX));
