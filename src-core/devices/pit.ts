@@ -1,7 +1,7 @@
 import { z } from 'zod';
 import type { Device, IrqLine, PortBus } from '../machine/bus.ts';
 import type { GuestClock, Timer } from '../machine/clock.ts';
-import { u16, u8 } from './state.ts';
+import { deadline, u16, u8 } from './state.ts';
 
 /**
  * PIT ticks and guest time. The input clock is 14.31818 MHz / 12 = 105/88 MHz, so that 105 ticks take exactly
@@ -49,6 +49,7 @@ const stateSchema = z.strictObject({
   channels: z.tuple([channelSchema, channelSchema, channelSchema]),
   speakerData: z.boolean(),
   refresh: z.boolean(),
+  deadline,
 });
 
 function powerOnState(gate: boolean): ChannelState {
@@ -391,16 +392,19 @@ export class Pit implements Device {
       channels: this.#channels.map(({ state }) => ({ ...state })),
       speakerData: this.#speakerData,
       refresh: this.#refresh,
+      deadline: this.#timer.deadlineNs ?? null,
     };
   }
 
   restore(state: unknown): void {
-    const { channels, speakerData, refresh } = stateSchema.parse(state);
+    const { channels, speakerData, refresh, deadline: due } = stateSchema.parse(state);
     channels.forEach((saved, index) => {
       this.#channel(index).state = saved;
     });
     this.#speakerData = speakerData;
     this.#refresh = refresh;
     this.#schedule();
+    // An edge may be due at this very instant, or overdue: the saved deadline knows.
+    if (due !== null) this.#timer.arm(due);
   }
 }

@@ -9,7 +9,7 @@ export interface Timer {
 
 /** Guest time in nanoseconds since power-on, and the timers that wait on it. Exact to 1 ns for 104 days. */
 export interface GuestClock {
-  /** Guest ns since power-on. Never goes back. */
+  /** Guest ns since power-on, a whole number. Never goes back. */
   now(): number;
   /** Makes a disarmed timer. `fire` gets the deadline it was armed for. */
   timer(name: string, fire: (deadlineNs: number) => void): Timer;
@@ -40,7 +40,8 @@ export abstract class TimerClock implements GuestClock {
       entry: {
         name,
         arm(deadlineNs: number): void {
-          record.deadline = deadlineNs;
+          // Guest time is whole ns: an instruction clock that jumps to a deadline must not leave that grid.
+          record.deadline = Math.ceil(deadlineNs);
           touch();
         },
         disarm(): void {

@@ -153,6 +153,19 @@ describe('8254', () => {
     expect(counter(0)).toBe(0x0999);
   });
 
+  it('keeps an edge that is due when it is saved', () => {
+    program(0, 2, 1193);
+    const late = new ManualClock();
+    late.setNow(pitTimeOf(1193));
+    clock.setNow(late.now());
+    const line = new ProbeLine();
+    const restored = new Pit(late, line);
+    restored.restore(throughJson(pit.save()));
+    line.edges = 0;
+    late.runDue();
+    expect(line.edges).toBe(1);
+  });
+
   it('goes on after a restore', () => {
     program(0, 2, 11932);
     clock.advance(5e6);
