@@ -13,7 +13,7 @@ export function registerScheme(): void {
   ]);
 }
 
-/** Serves the built window under a scheme of its own, with its policy; a page may ask for no permission but the clipboard. */
+/** Serves the built window under a scheme of its own, with its policy; a page may ask for no permission but the clipboard and the full screen. */
 export function serveWindow(): void {
   const directory = fileURLToPath(new URL('../renderer', import.meta.url));
   protocol.handle(SCHEME, async (request) => {
@@ -27,7 +27,7 @@ export function serveWindow(): void {
     headers.set('X-Content-Type-Options', 'nosniff');
     return new Response(file.body, { status: file.status, headers });
   });
-  const allowed = new Set(['clipboard-sanitized-write', 'clipboard-read']);
+  const allowed = new Set(['clipboard-sanitized-write', 'clipboard-read', 'fullscreen', 'keyboardLock']);
   session.defaultSession.setPermissionRequestHandler((_contents, permission, decide) =>
     decide(allowed.has(permission)),
   );

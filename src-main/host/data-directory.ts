@@ -1,6 +1,6 @@
 import { chmodSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { homedir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import Database from 'better-sqlite3';
 import { z } from 'zod';
 
@@ -49,9 +49,8 @@ export class DataDirectory {
     this.snapshotsPath = join(this.path, 'snapshots');
     this.cachePath = join(this.path, 'cache');
     this.#holderPath = join(this.path, 'instance.json');
-    for (const directory of [this.path, this.snapshotsPath, this.cachePath]) {
-      mkdirSync(directory, { recursive: true, mode: 0o700 });
-    }
+    mkdirSync(dirname(this.path), { recursive: true });
+    for (const directory of [this.path, this.snapshotsPath, this.cachePath]) makeDirectory(directory);
     this.#lock = new Database(join(this.path, 'instance.lock'), { timeout: 0 });
     try {
       this.#lock.exec('BEGIN EXCLUSIVE');
@@ -85,5 +84,14 @@ export class DataDirectory {
       // The holder has just started and not written it yet, or it is damaged: the message does without.
       return undefined;
     }
+  }
+}
+
+/** Not `recursive`: on file systems that cannot make directories (/proc) Node would try for ever. */
+function makeDirectory(path: string): void {
+  try {
+    mkdirSync(path, { mode: 0o700 });
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === 'EEXIST')) throw error;
   }
 }
