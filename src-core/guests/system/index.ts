@@ -7,6 +7,8 @@ import { limits } from './limits.ts';
 import { v8086 } from './v8086.ts';
 import { longMode } from './longmode.ts';
 import { longModeByManual } from './longmode-manual.ts';
+import { selfModifyingCode } from './smc.ts';
+import { debugging, debuggingByManual } from './debug.ts';
 import type { SystemGuest } from './runtime/guest.ts';
 import { segments } from './segments.ts';
 
@@ -28,4 +30,7 @@ export const systemGuests: readonly SystemGuest[] = [
   longMode,
   longModeByManual,
   paging64,
+  selfModifyingCode,
+  debugging,
+  debuggingByManual,
 ];
