@@ -99,7 +99,7 @@ export async function fuzz(oracle: Oracle, options: FuzzOptions): Promise<FuzzOu
         continue;
       }
       executed++;
-      const name = Code[verdict] ?? 'unknown';
+      const name = Code[verdict];
       const covered = coverage.get(name) ?? { cases: 0, completed: 0 };
       covered.cases++;
       if (expected.vector === 3) covered.completed++;

@@ -23,7 +23,7 @@ if (!Number.isInteger(seed) || !Number.isInteger(cases) || cases < 1)
 
 /** Instructions that can't end without a fault at CPL 3 with IOPL 0, or that are there to fault. */
 const ALWAYS_FAULTS =
-  /^(INVALID|Ins[bwd]_|Outs[bwd]_|In_|Out_|Int_imm8|Rdmsr|Wrmsr|Hlt|Cli|Sti|Ltr_|Lldt_|L[gi]dt_|Lmsw_|Invlpg_|Swapgs|Clts|Invd|Wbinvd|Ud[012]|Mov_(r32|r64)_[cd]r|Mov_[cd]r_)/;
+  /^(INVALID|Ins[bwd]_|Outs[bwd]_|In_|Out_|Int_imm8|Rdmsr|Wrmsr|Hlt|Cli|Sti|Clac|Stac|Monitor|Mwait|Rsm|Sysret|Ltr_|Lldt_|L[gi]dt_|Lmsw_|Invlpg_|Swapgs|Clts|Invd|Wbinvd|Ud[012]|Mov_(r32|r64)_[cd]r|Mov_[cd]r_)/;
 /** 16-bit offsets in 32-bit code lead to the first 64 KiB, where nothing is. */
 const FAULTS_IN_32 = /^(Retnw|Call_rel16|Jmp_rel16|Jmp_rel8_16|Call_rm16|Jmp_rm16)/;
 

@@ -150,10 +150,17 @@ export class Generator {
     this.fillX87(state);
     state.view.setUint32(CASE.image, random.below(IMAGE_COUNT), true);
     if (random.chance(this.rawShare)) this.makeRaw(state);
-    else this.makeForm(state, this.forms[number % this.forms.length] ?? this.forms[0]!);
+    else this.makeForm(state, this.formFor(number));
     const verdict = this.inspect(state);
     if (typeof verdict === 'string') state.setCode(Uint8Array.of(0x90), 0x800);
     return verdict;
+  }
+
+  /** The forms take turns, so that each gets its share of the cases. */
+  private formFor(number: number): Form {
+    const form = this.forms[number % this.forms.length];
+    if (form === undefined) throw new Error('no forms to generate');
+    return form;
   }
 
   private setGpr32(state: CaseView, index: number, low: number, high: number): void {
@@ -333,7 +340,7 @@ export class Generator {
     const map = random.below(6);
     if (map < 2) bytes[at++] = 0x0f;
     if (map === 1 && random.chance(0.4)) bytes[at++] = random.chance(0.5) ? 0x38 : 0x3a;
-    if (map === 2) bytes[at++] = 0xd8 + random.below(8);
+    if (map === 2) bytes[at] = 0xd8 + random.below(8);
     // Registers that point at memory, most of the time.
     for (let index = 0; index < (this.bitness === 64 ? 16 : 8); index++)
       if (random.chance(0.5)) {

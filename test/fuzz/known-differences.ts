@@ -138,6 +138,7 @@ const SEVERAL_ACCESSES = new Set<Mnemonic>([
   Mnemonic.Fxsave,
   Mnemonic.Fxsave64,
 ]);
+const LOADS_MXCSR = new Set<Mnemonic>([Mnemonic.Ldmxcsr, Mnemonic.Fxrstor, Mnemonic.Fxrstor64]);
 const TRANSCENDENTAL = new Set<Mnemonic>([
   Mnemonic.F2xm1,
   Mnemonic.Fyl2x,
@@ -376,5 +377,11 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
       STRING_STORES.has(instruction.mnemonic) &&
       (instruction.hasRepPrefix || instruction.hasRepnePrefix) &&
       (state.gpr(7) & 0xffff_f000n) === BigInt(CODE_BASE),
+  },
+  {
+    parts: ['all'],
+    reason: 'AMD: MXCSR has a bit 17 (misaligned SSE), reserved elsewhere',
+    applies: ({ instruction, expected, actual }) =>
+      AMD && LOADS_MXCSR.has(instruction.mnemonic) && expected.vector !== 13 && actual.vector === 13,
   },
 ];

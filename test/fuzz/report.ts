@@ -16,7 +16,7 @@ export function disassemble(state: CaseView): { code: string; text: string } {
     const bytes = Buffer.from(state.code).toString('hex');
     const invalid = instruction.code === Code.INVALID;
     return {
-      code: Code[instruction.code] ?? 'unknown',
+      code: Code[instruction.code],
       text: `${bytes}  ${invalid ? '(no instruction)' : formatter.format(instruction)}`,
     };
   } finally {

@@ -92,7 +92,7 @@ function findReason(code: Code): string | null {
     if (!info.isInstruction) return 'not an instruction';
     if (info.encoding !== EncodingKind.Legacy) return 'VEX, EVEX or XOP encoding: not implemented';
     if (info.fwait) return 'two instructions (FWAIT and the rest), each tested by itself';
-    for (const feature of instruction.cpuidFeatures())
+    for (const feature of instruction.cpuidFeatures() as Iterable<CpuidFeature>)
       if (!IMPLEMENTED.has(feature)) return `not implemented (${CpuidFeature[feature]})`;
     if (code === Code.Ud0) return 'the same opcode as the forms of UD0 with operands';
     if (VENDOR_NOPS.has(code)) return 'AMD and Intel differ: 0F 0D with a register (#UD or NOP)';

@@ -2,12 +2,15 @@
  * Starts the oracle program and exchanges batches with it.
  */
 import { spawn } from 'node:child_process';
-import type { ChildProcess } from 'node:child_process';
+import type { ChildProcessByStdio } from 'node:child_process';
 import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { Readable, Writable } from 'node:stream';
 import { CASE_SIZE, DATA_SIZE, HELLO_MAGIC, IMAGE_COUNT, LDT, MAX_BATCH, RESULT } from './layout.ts';
 import { buildOracleProgram } from './program.ts';
+
+type OracleProcess = ChildProcessByStdio<Writable, Readable, null>;
 
 /** A batch not answered for this long means the instruction under test never ends (milliseconds). */
 const BATCH_TIMEOUT = 60_000;
@@ -26,14 +29,19 @@ export function oracleUnavailable(): string | undefined {
   return undefined;
 }
 
+/** Directories to put the program in, best first. */
+function executablePlaces(): string[] {
+  return [tmpdir(), '/dev/shm', process.cwd()];
+}
+
 /** The host processor, run one instruction at a time in a child process. */
 export class Oracle {
   /** Indices of the LDT entries the kernel refused (16-bit segments may be switched off). */
   readonly refusedLdtEntries: readonly number[];
-  private readonly child: ChildProcess;
+  private readonly child: OracleProcess;
   private readonly source: ByteSource;
 
-  private constructor(child: ChildProcess, source: ByteSource, refused: readonly number[]) {
+  private constructor(child: OracleProcess, source: ByteSource, refused: readonly number[]) {
     this.child = child;
     this.source = source;
     this.refusedLdtEntries = refused;
@@ -48,14 +56,26 @@ export class Oracle {
     if (images.length !== IMAGE_COUNT * DATA_SIZE) throw new Error(`images: ${images.length} bytes`);
     const unavailable = oracleUnavailable();
     if (unavailable !== undefined) throw new Error(unavailable);
-    const directory = mkdtempSync(join(tmpdir(), 'switchyard-oracle-'));
+    const failures: string[] = [];
+    for (const place of executablePlaces()) {
+      try {
+        return await Oracle.startIn(place, images);
+      } catch (error) {
+        // A place may be missing, full, or mounted without the right to execute.
+        failures.push(error instanceof Error ? error.message : String(error));
+      }
+    }
+    throw new Error(failures.join('; '));
+  }
+
+  private static async startIn(place: string, images: Uint8Array): Promise<Oracle> {
+    const directory = mkdtempSync(join(place, 'switchyard-oracle-'));
     try {
       const file = join(directory, 'oracle');
       writeFileSync(file, buildOracleProgram());
       chmodSync(file, 0o700);
       const child = spawn(file, [], { stdio: ['pipe', 'pipe', 'inherit'] });
       const source = new ByteSource(child);
-      if (child.stdin === null) throw new Error('oracle: no standard input');
       const hello = await source.take(8);
       const view = new DataView(hello.buffer, hello.byteOffset, hello.byteLength);
       if (view.getUint32(0, true) !== HELLO_MAGIC) throw new Error('oracle: not our program');
@@ -80,7 +100,6 @@ export class Oracle {
   async run(cases: Uint8Array, count: number): Promise<ResultBatch> {
     if (count < 1 || count > MAX_BATCH) throw new Error(`batch of ${count} cases`);
     const { stdin } = this.child;
-    if (stdin === null) throw new Error('oracle: no standard input');
     const header = new Uint8Array(4);
     new DataView(header.buffer).setUint32(0, count, true);
     stdin.write(header);
@@ -91,7 +110,7 @@ export class Oracle {
   /** Ends the oracle process and waits until it is gone. */
   async close(): Promise<void> {
     this.source.expectEnd();
-    this.child.stdin?.end();
+    this.child.stdin.end();
     await this.source.ended;
   }
 }
@@ -99,7 +118,7 @@ export class Oracle {
 /** Reads exact amounts from the child's output, in the order asked for. */
 class ByteSource {
   readonly ended: Promise<void>;
-  private readonly child: ChildProcess;
+  private readonly child: OracleProcess;
   private chunks: Uint8Array[] = [];
   private available = 0;
   private waiting: { bytes: number; resolve: (bytes: Uint8Array) => void; reject: (error: Error) => void }[] =
@@ -108,7 +127,7 @@ class ByteSource {
   private endExpected = false;
   private queue: Promise<unknown> = Promise.resolve();
 
-  constructor(child: ChildProcess) {
+  constructor(child: OracleProcess) {
     this.child = child;
     this.ended = new Promise((resolve) => {
       child.once('error', (error) => {
@@ -121,8 +140,8 @@ class ByteSource {
         resolve();
       });
     });
-    child.stdin?.on('error', (error) => this.fail(new Error(`oracle: cannot write (${error.message})`)));
-    child.stdout?.on('data', (chunk: Uint8Array) => {
+    child.stdin.on('error', (error) => this.fail(new Error(`oracle: cannot write (${error.message})`)));
+    child.stdout.on('data', (chunk: Uint8Array) => {
       this.chunks.push(chunk);
       this.available += chunk.length;
       this.serve();
