@@ -2,6 +2,9 @@ import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CR4_OSFXSR } from '../../src-core/x86/bits.ts';
 import { VECTOR } from '../../src-core/x86/faults.ts';
 import { FPU, XMM } from '../../src-core/x86/layout.ts';
+import { sseAdd, sseDiv, sseMax, sseMin, sseMul, sseSqrt, sseSub } from '../../src-core/x86/fpu/sse-float.ts';
+import { Random } from '../fuzz/random.ts';
+import { fill16 } from '../fuzz/values.ts';
 import { DATA, FpuMachine } from './fpu-machine.ts';
 
 let machine: FpuMachine;
@@ -20,6 +23,10 @@ function setDoubles(n: number, low: number, high: number): void {
 }
 function doubles(n: number): [number, number] {
   return [register(n).getFloat64(0, true), register(n).getFloat64(8, true)];
+}
+
+function doubleBits(n: number): [bigint, bigint] {
+  return [register(n).getBigUint64(0, true), register(n).getBigUint64(8, true)];
 }
 
 /** OP XMM0, XMM1 of the 66 0F map. */
@@ -58,6 +65,49 @@ describe('SSE2 arithmetic', () => {
       }
     });
   }
+
+  it('decides in wasm only what the exact path gives too', () => {
+    const random = new Random(11);
+    const shapes = [
+      ['ps', []],
+      ['pd', [0x66]],
+      ['ss', [0xf3]],
+      ['sd', [0xf2]],
+    ] as const;
+    const operations = [
+      [ADD, sseAdd],
+      [0x5c, sseSub],
+      [MUL, sseMul],
+      [DIV, sseDiv],
+      [SQRT, sseSqrt],
+      [MIN, sseMin],
+      [0x5f, sseMax],
+    ] as const;
+    const { cpu } = machine;
+    for (let i = 0; i < 3000; i++) {
+      const [shape, prefix] = random.pick(shapes);
+      const [opcode, callouts] = random.pick(operations);
+      const kind = shape.endsWith('s') ? 'float32' : 'float64';
+      for (const n of [0, 1]) {
+        fill16(random, kind, register(n), 0);
+        // Short operands, whose results are often exact.
+        if (random.chance(0.5)) {
+          for (let at = 0; at < 16; at += kind === 'float32' ? 4 : 8) {
+            register(n).setUint16(at, 0, true);
+            if (kind === 'float64') register(n).setUint16(at + 2, 0, true);
+          }
+        }
+      }
+      const mxcsr = 0x1f80 | random.pick([0, 0, INEXACT, INEXACT, 0x3f]);
+      cpu.u8.copyWithin(XMM + 64, XMM, XMM + 32);
+      cpu.set32(FPU.mxcsr, mxcsr);
+      callouts[shape].run(cpu, XMM + 64, XMM + 64, XMM + 80, 0, 0);
+      const expected = [doubleBits(4), cpu.get32(FPU.mxcsr)];
+      cpu.set32(FPU.mxcsr, mxcsr);
+      machine.run([...prefix, 0x0f, opcode, 0xc1]);
+      expect([doubleBits(0), cpu.get32(FPU.mxcsr)]).toEqual(expected);
+    }
+  });
 
   it('rounds as MXCSR says', () => {
     machine.cpu.set32(FPU.mxcsr, 0x1fa0 | (2 << 13));

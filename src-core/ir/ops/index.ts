@@ -2,6 +2,7 @@
 import './arithmetic.ts';
 import './bits.ts';
 import './control.ts';
+import './float-sse.ts';
 import './float.ts';
 import './memory.ts';
 import './simd.ts';

@@ -4,26 +4,16 @@ import type { Loc } from '../../ir/op.ts';
 import { CHECK } from '../fpu/check.ts';
 import {
   type ByShape,
-  comisd,
-  comiss,
   CONVERT,
   type Shape,
-  sseAdd,
   sseAddSub,
-  sseCompare,
   sseConvert,
-  sseDiv,
   sseDotProduct,
   sseHadd,
   sseHsub,
-  sseMax,
-  sseMin,
-  sseMul,
   sseReciprocal,
   sseReciprocalSqrt,
   sseRound,
-  sseSqrt,
-  sseSub,
 } from '../fpu/sse-float.ts';
 import type { LiftContext } from './context.ts';
 import { claimScalarDouble } from './string.ts';
@@ -31,13 +21,27 @@ import { lift } from './table.ts';
 import { checkSse, enterMmx, isMmx, mmx, source128, sourceLow, xmm } from './vector.ts';
 import { fpuCheck } from './x87.ts';
 
+type Mnemonics = Readonly<Partial<Record<Shape, Mnemonic>>>;
+
 /** The source operand of an instruction of this shape. */
 function source(cx: LiftContext, operand: number, shape: Shape): Loc {
   if (shape === 'ps' || shape === 'pd') return source128(cx, operand);
   return sourceLow(cx, operand, shape === 'ss' ? 32 : 64);
 }
 
-/** dst = dst OP source, with an immediate where there is one. */
+/** dst = dst OP source by the operation of this name, which has a fast path and calls out otherwise. */
+function fast(mnemonics: Mnemonics, name: string): void {
+  for (const [shape, mnemonic] of Object.entries(mnemonics) as [Shape, Mnemonic][]) {
+    lift(mnemonic, (cx) => {
+      checkSse(cx);
+      const b = source(cx, 1, shape);
+      const dst = xmm(cx, 0);
+      cx.b.op(`${name}.${shape}`, { dst, a: dst, b });
+    });
+  }
+}
+
+/** dst = dst OP source by callout, with an immediate where there is one. */
 function arithmetic(callouts: ByShape, shape: Shape) {
   return (cx: LiftContext): void => {
     checkSse(cx);
@@ -48,21 +52,33 @@ function arithmetic(callouts: ByShape, shape: Shape) {
   };
 }
 
-type Mnemonics = Readonly<Partial<Record<Shape, Mnemonic>>>;
 function family(callouts: ByShape, mnemonics: Mnemonics): void {
   for (const [shape, mnemonic] of Object.entries(mnemonics) as [Shape, Mnemonic][]) {
     lift(mnemonic, arithmetic(callouts, shape));
   }
 }
-family(sseAdd, { ss: Mnemonic.Addss, sd: Mnemonic.Addsd, ps: Mnemonic.Addps, pd: Mnemonic.Addpd });
-family(sseSub, { ss: Mnemonic.Subss, sd: Mnemonic.Subsd, ps: Mnemonic.Subps, pd: Mnemonic.Subpd });
-family(sseMul, { ss: Mnemonic.Mulss, sd: Mnemonic.Mulsd, ps: Mnemonic.Mulps, pd: Mnemonic.Mulpd });
-family(sseDiv, { ss: Mnemonic.Divss, sd: Mnemonic.Divsd, ps: Mnemonic.Divps, pd: Mnemonic.Divpd });
-family(sseMin, { ss: Mnemonic.Minss, sd: Mnemonic.Minsd, ps: Mnemonic.Minps, pd: Mnemonic.Minpd });
-family(sseMax, { ss: Mnemonic.Maxss, sd: Mnemonic.Maxsd, ps: Mnemonic.Maxps, pd: Mnemonic.Maxpd });
-family(sseSqrt, { ss: Mnemonic.Sqrtss, sd: Mnemonic.Sqrtsd, ps: Mnemonic.Sqrtps, pd: Mnemonic.Sqrtpd });
-family(sseCompare, { ss: Mnemonic.Cmpss, ps: Mnemonic.Cmpps, pd: Mnemonic.Cmppd });
-claimScalarDouble(Mnemonic.Cmpsd, arithmetic(sseCompare, 'sd'));
+fast({ ss: Mnemonic.Addss, sd: Mnemonic.Addsd, ps: Mnemonic.Addps, pd: Mnemonic.Addpd }, 'add');
+fast({ ss: Mnemonic.Subss, sd: Mnemonic.Subsd, ps: Mnemonic.Subps, pd: Mnemonic.Subpd }, 'sub');
+fast({ ss: Mnemonic.Mulss, sd: Mnemonic.Mulsd, ps: Mnemonic.Mulps, pd: Mnemonic.Mulpd }, 'mul');
+fast({ ss: Mnemonic.Divss, sd: Mnemonic.Divsd, ps: Mnemonic.Divps, pd: Mnemonic.Divpd }, 'div');
+fast({ ss: Mnemonic.Minss, sd: Mnemonic.Minsd, ps: Mnemonic.Minps, pd: Mnemonic.Minpd }, 'min');
+fast({ ss: Mnemonic.Maxss, sd: Mnemonic.Maxsd, ps: Mnemonic.Maxps, pd: Mnemonic.Maxpd }, 'max');
+fast({ ss: Mnemonic.Sqrtss, sd: Mnemonic.Sqrtsd, ps: Mnemonic.Sqrtps, pd: Mnemonic.Sqrtpd }, 'sqrt');
+
+/** CMPccSS and so on: the predicate is the immediate's low three bits. */
+function comparison(shape: Shape) {
+  return (cx: LiftContext): void => {
+    checkSse(cx);
+    const b = source(cx, 1, shape);
+    const dst = xmm(cx, 0);
+    const imm = cx.immediate(2) & 7;
+    cx.b.op(`cmp${imm}.${shape}`, { dst, a: dst, b, imm });
+  };
+}
+lift(Mnemonic.Cmpss, comparison('ss'));
+lift(Mnemonic.Cmpps, comparison('ps'));
+lift(Mnemonic.Cmppd, comparison('pd'));
+claimScalarDouble(Mnemonic.Cmpsd, comparison('sd'));
 family(sseAddSub, { ps: Mnemonic.Addsubps, pd: Mnemonic.Addsubpd });
 family(sseHadd, { ps: Mnemonic.Haddps, pd: Mnemonic.Haddpd });
 family(sseHsub, { ps: Mnemonic.Hsubps, pd: Mnemonic.Hsubpd });
@@ -71,16 +87,16 @@ family(sseDotProduct, { ps: Mnemonic.Dpps, pd: Mnemonic.Dppd });
 family(sseReciprocal, { ss: Mnemonic.Rcpss, ps: Mnemonic.Rcpps });
 family(sseReciprocalSqrt, { ss: Mnemonic.Rsqrtss, ps: Mnemonic.Rsqrtps });
 
-for (const [mnemonic, bits, callout, signalling] of [
-  [Mnemonic.Comiss, 32, comiss, 1],
-  [Mnemonic.Ucomiss, 32, comiss, 0],
-  [Mnemonic.Comisd, 64, comisd, 1],
-  [Mnemonic.Ucomisd, 64, comisd, 0],
+for (const [mnemonic, bits, name, signalling] of [
+  [Mnemonic.Comiss, 32, 'comi.ss', 1],
+  [Mnemonic.Ucomiss, 32, 'comi.ss', 0],
+  [Mnemonic.Comisd, 64, 'comi.sd', 1],
+  [Mnemonic.Ucomisd, 64, 'comi.sd', 0],
 ] as const) {
   lift(mnemonic, (cx) => {
     checkSse(cx);
     const b = sourceLow(cx, 1, bits);
-    cx.b.callout(callout, { a: xmm(cx, 0), b, c: signalling });
+    cx.b.op(name, { a: xmm(cx, 0), b, c: signalling });
   });
 }
 
@@ -88,13 +104,26 @@ function conversion(from: number, to: number, count: number, truncate = false): 
   return from | (to << CONVERT.toShift) | (count << CONVERT.countShift) | (truncate ? CONVERT.truncate : 0);
 }
 
-/** Between XMM registers; `clears` zeroes the upper half of the destination. */
-function convertXmm(mnemonic: Mnemonic, c: number, operandBits: 32 | 64 | 128, clears: boolean): void {
+/**
+ * Between XMM registers; `clears` zeroes the upper half of the destination. `name` is the operation with a fast path,
+ * where there is one.
+ */
+function convertXmm(
+  mnemonic: Mnemonic,
+  c: number,
+  operandBits: 32 | 64 | 128,
+  clears: boolean,
+  name?: string,
+): void {
   lift(mnemonic, (cx) => {
     const { b } = cx;
     checkSse(cx);
     const from = operandBits === 128 ? source128(cx, 1) : sourceLow(cx, 1, operandBits);
     const dst = xmm(cx, 0);
+    if (name !== undefined) {
+      b.op(name, { dst, a: dst, b: from, c });
+      return;
+    }
     if (!clears) {
       b.callout(sseConvert, { dst, b: from, c });
       return;
@@ -105,16 +134,16 @@ function convertXmm(mnemonic: Mnemonic, c: number, operandBits: 32 | 64 | 128, c
   });
 }
 const { i32, i64, f32, f64 } = CONVERT;
-convertXmm(Mnemonic.Cvtdq2ps, conversion(i32, f32, 4), 128, false);
+convertXmm(Mnemonic.Cvtdq2ps, conversion(i32, f32, 4), 128, false, 'cvt.i32x4.f32x4');
 convertXmm(Mnemonic.Cvtps2dq, conversion(f32, i32, 4), 128, false);
 convertXmm(Mnemonic.Cvttps2dq, conversion(f32, i32, 4, true), 128, false);
-convertXmm(Mnemonic.Cvtdq2pd, conversion(i32, f64, 2), 64, false);
+convertXmm(Mnemonic.Cvtdq2pd, conversion(i32, f64, 2), 64, false, 'cvt.i32x2.f64x2');
 convertXmm(Mnemonic.Cvtpd2dq, conversion(f64, i32, 2), 128, true);
 convertXmm(Mnemonic.Cvttpd2dq, conversion(f64, i32, 2, true), 128, true);
 convertXmm(Mnemonic.Cvtps2pd, conversion(f32, f64, 2), 64, false);
 convertXmm(Mnemonic.Cvtpd2ps, conversion(f64, f32, 2), 128, true);
-convertXmm(Mnemonic.Cvtss2sd, conversion(f32, f64, 1), 32, false);
-convertXmm(Mnemonic.Cvtsd2ss, conversion(f64, f32, 1), 64, false);
+convertXmm(Mnemonic.Cvtss2sd, conversion(f32, f64, 1), 32, false, 'cvt.f32.f64');
+convertXmm(Mnemonic.Cvtsd2ss, conversion(f64, f32, 1), 64, false, 'cvt.f64.f32');
 
 /** From a general register or memory. */
 for (const [mnemonic, to] of [
@@ -124,8 +153,11 @@ for (const [mnemonic, to] of [
   lift(mnemonic, (cx) => {
     checkSse(cx);
     const bits = cx.bits(1);
+    const wide = bits === 64;
     const from = cx.read(1, bits);
-    cx.b.callout(sseConvert, { dst: xmm(cx, 0), b: from, c: conversion(bits === 64 ? i64 : i32, to, 1) });
+    const dst = xmm(cx, 0);
+    const name = `cvt.${wide ? 'i64' : 'i32'}.${to === f32 ? 'f32' : 'f64'}`;
+    cx.b.op(name, { dst, a: dst, b: from, c: conversion(wide ? i64 : i32, to, 1) });
   });
 }
 /** To a general register. */
@@ -141,7 +173,8 @@ for (const [mnemonic, from, truncate] of [
     const value = sourceLow(cx, 1, from === f32 ? 32 : 64);
     const bits = cx.bits(0);
     const t = b.temp();
-    b.callout(sseConvert, { dst: t, b: value, c: conversion(from, bits === 64 ? i64 : i32, 1, truncate) });
+    const name = `${truncate ? 'cvtt' : 'cvt'}.${from === f32 ? 'f32' : 'f64'}.i${bits}`;
+    b.op(name, { dst: t, b: value, c: conversion(from, bits === 64 ? i64 : i32, 1, truncate) });
     b.op(`mov.${bits}`, { dst: cx.register(0), a: t });
   });
 }
