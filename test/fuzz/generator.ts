@@ -8,6 +8,7 @@ import {
   DecoderOptions,
   FlowControl,
   Instruction,
+  Mnemonic,
   OpKind,
   OpCodeOperandKind as Kind,
 } from 'iced-x86';
@@ -107,6 +108,13 @@ const NEAR_BRANCHES = new Set<FlowControl>([
 ]);
 const NEAR_TARGETS = new Set<OpKind>([OpKind.NearBranch16, OpKind.NearBranch32, OpKind.NearBranch64]);
 const LEGACY_PREFIXES = new Set([0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3]);
+
+/** Far transfers share their flow control with near ones. */
+function isFar(instruction: Instruction): boolean {
+  const { isJmpFar, isJmpFarIndirect, isCallFar, isCallFarIndirect, flowControl, mnemonic } = instruction;
+  const returnsFar = flowControl === FlowControl.Return && mnemonic !== Mnemonic.Ret;
+  return isJmpFar || isJmpFarIndirect || isCallFar || isCallFarIndirect || returnsFar;
+}
 
 /** Whether 66 is among an instruction's legacy prefixes. */
 function hasOperandSizePrefix(code: Uint8Array): boolean {
@@ -765,7 +773,7 @@ export class Generator {
     const { instruction } = this;
     if (found === Code.Int_imm8 && [0x80, 3, 4].includes(instruction.immediate8))
       return 'a software interrupt that processes may use';
-    const near = NEAR_BRANCHES.has(instruction.flowControl) && instruction.op0Kind !== OpKind.FarBranch16;
+    const near = NEAR_BRANCHES.has(instruction.flowControl) && !isFar(instruction);
     if (!near) return undefined;
     if (this.bitness === 64 && hasOperandSizePrefix(code))
       return 'AMD and Intel differ: 66 before a near branch in 64-bit code';
