@@ -194,6 +194,10 @@ function describeError(error: unknown): ApiError {
   if (error instanceof BootError) return new ApiError({ code: 'file', message: error.message });
   if (error instanceof EngineUnavailableError)
     return new ApiError({ code: 'unavailable', message: error.message });
+  if (error instanceof Error && 'syscall' in error) {
+    // The file system's own words say it best: no space left on device, permission denied.
+    return new ApiError({ code: 'file', message: error.message }, { cause: error });
+  }
   return ApiError.from(error);
 }
 

@@ -119,6 +119,7 @@ export class Host {
           }),
         statistics: (statistics) => this.#broadcast('statistics', statistics),
         progress: (progress) => this.#broadcast('progress', { vmId: id, ...progress }),
+        fault: (error) => this.#shell.onFault(error),
       },
     );
     this.#vms.set(id, vm);

@@ -4,6 +4,7 @@ import type { EventData } from '../../src-core/protocol/api.ts';
 import { ApiError } from '../../src-core/protocol/messages.ts';
 import type {
   EngineKind,
+  ExitHistoryPoint,
   Snapshot,
   Statistics,
   Vm,
@@ -26,6 +27,8 @@ export interface VmListener {
   snapshotsChanged(): void;
   statistics(statistics: Statistics): void;
   progress(progress: Omit<EventData<'progress'>, 'vmId'>): void;
+  /** Something went wrong that no command is waiting for. */
+  fault(error: Error): void;
 }
 
 export interface VmServices {
@@ -360,7 +363,7 @@ export class VmController {
       case 'statistics': {
         const { statistics, point } = run.tracker.tick(event, Date.now());
         this.#statistics = statistics;
-        if (point) this.#services.registry.addSample(this.id, point);
+        if (point) this.#keepSample(point);
         this.#listener.statistics(statistics);
         return;
       }
@@ -381,6 +384,15 @@ export class VmController {
         this.#setState('stopping');
         // It ends by itself at once; one that cannot is helped along.
         setTimeout(() => run.client.kill(), LEAVE_PATIENCE_MS).unref();
+    }
+  }
+
+  /** A full disk must cost a point of the time series, not the VMs. */
+  #keepSample(point: ExitHistoryPoint): void {
+    try {
+      this.#services.registry.addSample(this.id, point);
+    } catch (error) {
+      this.#listener.fault(error instanceof Error ? error : new Error(String(error)));
     }
   }
 
