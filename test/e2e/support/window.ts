@@ -1,5 +1,4 @@
 import type { Locator, Page } from 'playwright-core';
-import { expect } from 'vitest';
 
 /** What a test does to the window, by the roles and names a user of a screen reader would go by. */
 export class Window {
@@ -52,7 +51,7 @@ export class Window {
   }
 
   async untilConsole(wanted: string | RegExp, limitMs = 15_000): Promise<void> {
-    await expect.poll(() => this.consoleText(), { timeout: limitMs, interval: 200 }).toMatch(wanted);
+    await until(() => this.consoleText(), wanted, limitMs);
   }
 
   async type(text: string): Promise<void> {
@@ -61,6 +60,17 @@ export class Window {
   }
 
   async untilState(wanted: string, limitMs = 15_000): Promise<void> {
-    await expect.poll(() => this.state().textContent(), { timeout: limitMs }).toBe(wanted);
+    await until(async () => (await this.state().textContent()) ?? '', wanted, limitMs);
+  }
+}
+
+/** Waits until a text holds what is wanted; says what it held last when it does not come to. */
+async function until(read: () => Promise<string>, wanted: string | RegExp, limitMs: number): Promise<void> {
+  const deadline = Date.now() + limitMs;
+  for (;;) {
+    const text = await read();
+    if (typeof wanted === 'string' ? text.includes(wanted) : wanted.test(text)) return;
+    if (Date.now() > deadline) throw new Error(`no ${wanted} within ${limitMs} ms, but:\n${text}`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
   }
 }

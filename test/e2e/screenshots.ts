@@ -1,0 +1,75 @@
+/**
+ * Takes the pictures of docs/screenshots: `node test/e2e/screenshots.ts [directory]`. A real Linux from the
+ * distribution's packages runs in the real app, so it needs what the end-to-end tests need, and a few minutes.
+ */
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Page } from 'playwright-core';
+import { startApp } from './support/app.ts';
+import { openBrowser } from './support/browser.ts';
+import { Window } from './support/window.ts';
+
+const root = fileURLToPath(new URL('../..', import.meta.url));
+const directory = process.argv[2] ?? join(root, 'docs/screenshots');
+const BOOT_LIMIT_MS = 500_000;
+const THEMES = ['dark', 'light'] as const;
+
+async function picture(page: Page, name: string): Promise<void> {
+  for (const colorScheme of THEMES) {
+    await page.emulateMedia({ colorScheme });
+    // Colours change over in a moment.
+    await page.waitForTimeout(400);
+    await page.screenshot({ path: join(directory, `${name}-${colorScheme}.png`) });
+  }
+  process.stdout.write(`${name}\n`);
+}
+
+mkdirSync(directory, { recursive: true });
+const app = await startApp(join(root, '.cache/first-guest'));
+const browser = await openBrowser(app.address);
+try {
+  const { page } = browser;
+  const window = new Window(page);
+  await page.getByRole('heading', { name: 'No virtual machines yet' }).waitFor();
+  await picture(page, 'welcome');
+  await page.getByRole('radio', { name: '32-bit (i386)' }).check();
+  await window.button('Make this guest').click();
+  await page.getByRole('progressbar').waitFor();
+  await window.button('Start').click({ timeout: 600_000 });
+  await window.untilConsole(/switchyard:\S*#/, BOOT_LIMIT_MS);
+  for (const command of ['uname -a', 'head -8 /proc/cpuinfo', 'ls /']) {
+    await window.type(`${command}\n`);
+    await page.waitForTimeout(2500);
+  }
+  await window.type('i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo loop $i\n');
+  await page.waitForTimeout(12_000);
+  await picture(page, 'console');
+  for (const name of ['fresh', 'after the loop']) {
+    await window.button('Take snapshot').click();
+    await window.dialog().getByLabel('Name', { exact: true }).fill(name);
+    await window.button('Take snapshot', window.dialog()).click();
+    await page.waitForTimeout(500);
+    await window.untilState('Running', 60_000);
+  }
+  await page.getByRole('tab', { name: /^Snapshots/ }).click();
+  await page.getByRole('button', { name: 'Return to fresh' }).click();
+  await window.button('Return', window.dialog()).click();
+  await page.waitForTimeout(1000);
+  await window.untilState('Running', 60_000);
+  await window.type('dd if=/dev/zero bs=1M count=16 | md5sum\n');
+  await page.waitForTimeout(6000);
+  await window.button('Take snapshot').first().click();
+  await window.button('Take snapshot', window.dialog()).click();
+  await page.waitForTimeout(1000);
+  await window.untilState('Running', 60_000);
+  await page.getByRole('tab', { name: /^Snapshots/ }).click();
+  await picture(page, 'snapshots');
+  await page.getByRole('tab', { name: 'Exits' }).click();
+  await page.getByRole('button', { name: /^Port I\/O/ }).click();
+  await page.waitForTimeout(2000);
+  await picture(page, 'exits');
+} finally {
+  await browser.close();
+  await app.stop();
+}
