@@ -500,7 +500,7 @@ function ofWidth(
   const shown = operands.some(
     (operand) => typeof operand === 'object' && (operand.kind === 'register' || operand.kind === 'memory'),
   );
-  if (shown || operands.length === 0) return entries;
+  if ((shown && !isStateImage(entries)) || operands.length === 0) return entries;
   const matching = entries.filter((entry) => {
     const branch = entry.operandKinds[0] === undefined ? undefined : branchWidths.get(entry.operandKinds[0]);
     return (branch ?? entry.operandSize) === width;
@@ -530,6 +530,13 @@ function shortest(
   return best;
 }
 
+/** Images of FPU state are as large as the operand size makes them: nobody has to say how large. */
+function isStateImage(entries: readonly CodeEntry[]): boolean {
+  return entries.every(
+    (entry) => entry.operandKinds.length === 1 && entry.memoryBytes > 10 && entry.memoryBytes !== 16,
+  );
+}
+
 /** A memory operand whose width neither it nor a register shows must not be guessed. */
 function refuseAmbiguousSize(
   text: string,
@@ -541,7 +548,7 @@ function refuseAmbiguousSize(
   );
   if (!unsized) return;
   const sizes = [...new Set(entries.map((entry) => entry.memoryBytes))];
-  if (sizes.length > 1) {
+  if (sizes.length > 1 && !isStateImage(entries)) {
     throw new AssemblyError(`'${text}': say the size of the memory operand (${sizes.join(', ')} bytes)`);
   }
 }

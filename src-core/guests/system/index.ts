@@ -9,6 +9,8 @@ import { longMode } from './longmode.ts';
 import { longModeByManual } from './longmode-manual.ts';
 import { selfModifyingCode } from './smc.ts';
 import { debugging, debuggingByManual } from './debug.ts';
+import { strings } from './strings.ts';
+import { compareExchange16, floatingPoint, floatingPointErrors } from './fpu.ts';
 import type { SystemGuest } from './runtime/guest.ts';
 import { segments } from './segments.ts';
 
@@ -33,4 +35,8 @@ export const systemGuests: readonly SystemGuest[] = [
   selfModifyingCode,
   debugging,
   debuggingByManual,
+  strings,
+  floatingPoint,
+  compareExchange16,
+  floatingPointErrors,
 ];
