@@ -63,7 +63,12 @@ export class SoftwareEngine implements Engine {
   /** TypeScript is on wasm's stack: CTL.exitUop says where. */
   #inCallout = false;
   #patch: Patch | undefined;
+  /** Host ns of this run spent in exits, estimated from those that are timed, and in translation. */
+  #exitNs = 0;
+  #translationNs = 0;
+  #slowAccesses = 0;
   readonly #calloutCounts: Float64Array;
+  readonly #calloutTicks: Uint32Array;
   readonly #calloutReasons: ExitReason[];
   /** Everything cached must go as soon as no block is being executed. */
   #flushPending = false;
@@ -78,23 +83,16 @@ export class SoftwareEngine implements Engine {
     );
     const table = callouts();
     this.#calloutCounts = new Float64Array(table.length);
+    this.#calloutTicks = new Uint32Array(table.length);
     this.#calloutReasons = table.map(({ reason }) => reason);
     const pages = arena.buffer.byteLength / WASM_PAGE;
     const instance = new WebAssembly.Instance(interpreterModule(pages), {
       env: {
         memory: arena.memory,
-        slowLoad: (lo: number, hi: number, info: number): number => {
-          this.#inCallout = true;
-          const status = cpu.mmu.slowLoad(lo, hi, info);
-          this.#inCallout = false;
-          return status;
-        },
-        slowStore: (lo: number, hi: number, info: number): number => {
-          this.#inCallout = true;
-          const status = cpu.mmu.slowStore(lo, hi, info);
-          this.#inCallout = false;
-          return status;
-        },
+        slowLoad: (lo: number, hi: number, info: number): number =>
+          this.#slowAccess(() => cpu.mmu.slowLoad(lo, hi, info)),
+        slowStore: (lo: number, hi: number, info: number): number =>
+          this.#slowAccess(() => cpu.mmu.slowStore(lo, hi, info)),
         callout: (id: number, uop: number): number => this.#callout(id, uop),
       },
     });
@@ -123,7 +121,7 @@ export class SoftwareEngine implements Engine {
       this.#granted = 0;
       cpu.i32[CTL.budget >> 2] = 0;
       this.#flushCounts(executed);
-      cpu.accounting.spend('guest', (performance.now() - started) * 1e6);
+      this.#spendTime((performance.now() - started) * 1e6);
     }
   }
 
@@ -372,7 +370,7 @@ export class SoftwareEngine implements Engine {
     cpu.accounting.count('translation');
     const ns = (performance.now() - started) * 1e6;
     cpu.accounting.addTime('translation', ns);
-    cpu.accounting.spend('translation', ns);
+    this.#translationNs += ns;
     return block.address;
   }
 
@@ -398,8 +396,9 @@ export class SoftwareEngine implements Engine {
     const cpu = this.#cpu;
     const { u16 } = cpu;
     const at = uop >> 1;
-    const count = ++this.#calloutCounts[id]!;
-    const started = count % TIMED_EVERY === 1 ? performance.now() : -1;
+    this.#calloutCounts[id]!++;
+    // The counts start anew with each run; which callouts are timed must not depend on that.
+    const started = ++this.#calloutTicks[id]! % TIMED_EVERY === 0 ? performance.now() : -1;
     this.#inCallout = true;
     try {
       callouts()[id]!.run(
@@ -418,9 +417,34 @@ export class SoftwareEngine implements Engine {
       return 1;
     } finally {
       this.#inCallout = false;
-      if (started >= 0)
-        cpu.accounting.addTime(this.#calloutReasons[id]!, (performance.now() - started) * 1e6);
+      if (started >= 0) {
+        const ns = (performance.now() - started) * 1e6;
+        cpu.accounting.addTime(this.#calloutReasons[id]!, ns);
+        this.#exitNs += ns * TIMED_EVERY;
+      }
     }
+  }
+
+  /** Splits the time of a run. */
+  #spendTime(ns: number): void {
+    const { accounting } = this.#cpu;
+    const translation = Math.min(ns, this.#translationNs);
+    const exits = Math.min(ns - translation, this.#exitNs);
+    accounting.spend('translation', translation);
+    accounting.spend('exits', exits);
+    accounting.spend('guest', ns - translation - exits);
+    this.#translationNs = 0;
+    this.#exitNs = 0;
+  }
+
+  /** A memory access that the TLB did not serve. */
+  #slowAccess(access: () => number): number {
+    this.#inCallout = true;
+    const started = ++this.#slowAccesses % TIMED_EVERY === 0 ? performance.now() : -1;
+    const status = access();
+    this.#inCallout = false;
+    if (started >= 0) this.#exitNs += (performance.now() - started) * 1e6 * TIMED_EVERY;
+    return status;
   }
 
   #flushCounts(executed: number): void {
