@@ -3,6 +3,7 @@ import './arithmetic.ts';
 import './bits.ts';
 import './control.ts';
 import './float-sse.ts';
+import './float-x87.ts';
 import './float.ts';
 import './memory.ts';
 import './simd.ts';

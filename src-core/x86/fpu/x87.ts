@@ -1,7 +1,7 @@
 /**
- * The callouts x87 instructions are executed by. Field c of their IR operation holds the opcode as FOP has it: the
- * low three bits of the first byte, then ModRM. `imm` holds the instruction's offset in the block (bits 0..15) and,
- * for memory operands, the segment register's number (bits 16..18) and whether it is SS (bit 19).
+ * The callouts x87 instructions are executed by. `imm` of their IR operation holds the instruction's offset in the
+ * block (bits 0..15), for memory operands the segment register's number (bits 16..18) and whether it is SS (bit 19),
+ * and the opcode as FOP has it (bits 20..30): the low three bits of the first byte, then ModRM.
  */
 import { defineCallout } from '../callout.ts';
 import type { Cpu } from '../cpu.ts';
@@ -64,11 +64,11 @@ import {
   storeUnchecked,
 } from './transfer.ts';
 
-export const X87_IMM = { segmentShift: 16, stack: 1 << 19 } as const;
+export const X87_IMM = { segmentShift: 16, stack: 1 << 19, fopShift: 20 } as const;
 
 /** Remembers the instruction for FNSTENV and the like (SDM volume 1, sections 8.1.8 and 8.1.9). */
-function noteInstruction(cpu: Cpu, imm: number, fop: number): void {
-  cpu.set32(FPU.fop, fop);
+function noteInstruction(cpu: Cpu, imm: number): void {
+  cpu.set32(FPU.fop, imm >>> X87_IMM.fopShift);
   cpu.set64(FPU.fip, cpu.get64(RIP) + BigInt(imm & 0xffff));
   cpu.set32(FPU.fcs, cpu.get32(CS + SEG_FIELD.selector));
 }
@@ -164,11 +164,12 @@ for (let index = 0; index < 7; index++) single(1, 0xe8 + index, (cpu) => loadCon
 ].forEach((handler, index) => single(1, 0xf0 + index, handler));
 
 /** Register forms. Nothing but the state they work on. */
-export const x87Register = defineCallout('x87Register', 'floatingPoint', (cpu, _dst, _a, _b, imm, c) => {
-  noteInstruction(cpu, imm, c);
-  const handler = registerForms[((c >> 2) & 0x1c0) | (c & 0x3f)];
-  if (!handler) throw new Error(`no x87 instruction ${c.toString(16)}`);
-  handler(cpu, c & 7);
+export const x87Register = defineCallout('x87Register', 'floatingPoint', (cpu, _dst, _a, _b, imm) => {
+  noteInstruction(cpu, imm);
+  const fop = imm >>> X87_IMM.fopShift;
+  const handler = registerForms[((fop >> 2) & 0x1c0) | (fop & 0x3f)];
+  if (!handler) throw new Error(`no x87 instruction ${fop.toString(16)}`);
+  handler(cpu, fop & 7);
 });
 
 /** Handlers of memory forms, by first byte and ModRM.reg: index (e << 3) | reg. */
@@ -213,25 +214,26 @@ storeForms[0o73] = (cpu, lin) => storeInteger(cpu, lin, 16, true);
 storeForms[0o76] = storeBcd;
 storeForms[0o77] = (cpu, lin) => storeInteger(cpu, lin, 64, true);
 
-function memoryIndex(fop: number): number {
+function memoryIndex(imm: number): number {
+  const fop = imm >>> X87_IMM.fopShift;
   return ((fop >> 5) & 0o70) | ((fop >> 3) & 7);
 }
 
-/** Forms that read memory: a is the location of the value, b of its linear address. */
-export const x87Load = defineCallout('x87Load', 'floatingPoint', (cpu, _dst, a, b, imm, c) => {
-  noteInstruction(cpu, imm, c);
+/** Forms that read memory: dst is the location of the value, b of its linear address. */
+export const x87Load = defineCallout('x87Load', 'floatingPoint', (cpu, dst, _a, b, imm) => {
+  noteInstruction(cpu, imm);
   noteOperand(cpu, imm, b);
-  const handler = loadForms[memoryIndex(c)];
-  if (!handler) throw new Error(`no x87 load ${c.toString(16)}`);
-  handler(cpu, a);
+  const handler = loadForms[memoryIndex(imm)];
+  if (!handler) throw new Error(`no x87 load ${imm.toString(16)}`);
+  handler(cpu, dst);
 });
 
 /** Forms that write memory, at the linear address in location b. */
-export const x87Store = defineCallout('x87Store', 'floatingPoint', (cpu, _dst, _a, b, imm, c) => {
-  const handler = storeForms[memoryIndex(c)];
-  if (!handler) throw new Error(`no x87 store ${c.toString(16)}`);
+export const x87Store = defineCallout('x87Store', 'floatingPoint', (cpu, _dst, _a, b, imm) => {
+  const handler = storeForms[memoryIndex(imm)];
+  if (!handler) throw new Error(`no x87 store ${imm.toString(16)}`);
   handler(cpu, cpu.mmu.linearAt(b, (imm & X87_IMM.stack) !== 0));
-  noteInstruction(cpu, imm, c);
+  noteInstruction(cpu, imm);
   noteOperand(cpu, imm, b);
 });
 
@@ -244,7 +246,7 @@ export const fnclex = defineCallout('fnclex', 'floatingPoint', (cpu) => {
 });
 
 /** FLDCW with the word in location a. */
-export const fldcw = defineCallout('fldcw', 'floatingPoint', (cpu, _dst, a) => {
+export const x87Control = defineCallout('fldcw', 'floatingPoint', (cpu, _dst, a) => {
   setControlWord(cpu, cpu.get32(a) & 0xffff);
   updateSummary(cpu);
 });

@@ -1,9 +1,9 @@
 import { MemorySize, Mnemonic, Register } from 'iced-x86';
 import type { Loc } from '../../ir/op.ts';
+import { X87_FIELD } from '../../ir/ops/float-x87.ts';
 import type { Callout } from '../callout.ts';
 import { CHECK } from '../fpu/check.ts';
 import {
-  fldcw,
   fldenv,
   fnclex,
   fninit,
@@ -34,6 +34,11 @@ function fop({ bytes, offset }: LiftContext): number {
   return ((bytes[at]! & 7) << 8) | bytes[at + 1]!;
 }
 
+/** Opcode and offset of the instruction, for `imm`. */
+function immediateOf(cx: LiftContext): number {
+  return (fop(cx) << X87_IMM.fopShift) | cx.offset;
+}
+
 /** Segment number and stack flag for a callout's `imm`. */
 function segmentBits(cx: LiftContext): number {
   const segment = cx.memorySegment();
@@ -62,35 +67,138 @@ function settled(cx: LiftContext, address: Address): Address {
   return { ...address, loc: cx.linear(address), disp: 0, width: 64 };
 }
 
-function memoryForm(cx: LiftContext, stores: boolean): void {
+/** Operation that widens a memory operand to 80 bits. */
+function widening(cx: LiftContext): string {
+  switch (cx.insn.memorySize) {
+    case MemorySize.Float32:
+      return 'x87.widen.f32';
+    case MemorySize.Float64:
+      return 'x87.widen.f64';
+    default:
+      return `x87.widen.i${cx.memoryBits()}`;
+  }
+}
+
+/** Forms that read memory. */
+function loadForm(cx: LiftContext): void {
   const { b, insn } = cx;
-  const address = settled(cx, operandAddress(cx, stores));
-  const fields = { b: address.loc, c: fop(cx), imm: cx.offset | segmentBits(cx) };
-  if (stores) {
+  const address = settled(cx, operandAddress(cx, false));
+  const fields = { b: address.loc, imm: immediateOf(cx) | segmentBits(cx) };
+  const reg = (fop(cx) >> 3) & 7;
+  if (insn.memorySize === MemorySize.Float80 || insn.memorySize === MemorySize.Bcd) {
+    const value = b.temp();
+    b.op('ld.64.a64', { dst: value, a: address.loc, imm: 0, c: address.info });
+    b.op('ld.16.a64', { dst: value + 8, a: address.loc, imm: 8, c: address.info });
+    if (insn.memorySize === MemorySize.Bcd) b.callout(x87Load, { ...fields, dst: value });
+    else b.op('x87.push', { ...fields, dst: value, a: value });
+    return;
+  }
+  const value = cx.load(cx.memoryBits(), address);
+  const wide = b.op(widening(cx), { dst: b.temp(), a: value });
+  if (insn.mnemonic === Mnemonic.Fld || insn.mnemonic === Mnemonic.Fild) {
+    b.op('x87.push', { ...fields, dst: value, a: wide });
+    return;
+  }
+  // FCOM and FCOMP have ModRM.reg 2 and 3.
+  const c = reg | ((reg === 3 ? 1 : 0) << X87_FIELD.pops);
+  b.op('x87.mem', { ...fields, dst: value, a: wide, c });
+}
+
+/** Forms that write memory. */
+function storeForm(cx: LiftContext): void {
+  const { b, insn } = cx;
+  const address = settled(cx, operandAddress(cx, true));
+  const fields = { b: address.loc, imm: immediateOf(cx) | segmentBits(cx), c: address.info };
+  if (insn.memorySize === MemorySize.Float80 || insn.memorySize === MemorySize.Bcd) {
     b.callout(x87Store, fields);
     return;
   }
-  let value: Loc;
-  if (insn.memorySize === MemorySize.Float80 || insn.memorySize === MemorySize.Bcd) {
-    value = b.temp();
-    b.op('ld.64.a64', { dst: value, a: address.loc, imm: 0, c: address.info });
-    b.op('ld.16.a64', { dst: value + 8, a: address.loc, imm: 8, c: address.info });
-  } else {
-    value = cx.load(cx.memoryBits(), address);
+  const integer = insn.mnemonic !== Mnemonic.Fst && insn.mnemonic !== Mnemonic.Fstp;
+  b.op(`x87.store.${integer ? 'i' : 'f'}${cx.memoryBits()}`, fields);
+}
+
+/** Forms between registers, those with a fast path first. */
+function registerForm(cx: LiftContext): void {
+  const { b } = cx;
+  const opcode = fop(cx);
+  const imm = immediateOf(cx);
+  const e = opcode >> 8;
+  const reg = (opcode >> 3) & 7;
+  const i = opcode & 7;
+  const c = (kind: number, target: number, pops: number): number =>
+    kind | (i << X87_FIELD.source) | (target << X87_FIELD.target) | (pops << X87_FIELD.pops);
+  const compare = (pops: number): void => void b.op('x87.reg', { imm, c: c(2, 0, pops) });
+  switch ((e << 3) | reg) {
+    case 0o02:
+    case 0o42:
+    case 0o54:
+      compare(0);
+      return;
+    case 0o03:
+    case 0o43:
+    case 0o62:
+    case 0o55:
+      compare(1);
+      return;
+    case 0o63:
+    case 0o25:
+      compare(2);
+      return;
+    case 0o35:
+    case 0o36:
+      b.op('x87.comi', { imm, c: c(0, 0, 0) });
+      return;
+    case 0o75:
+    case 0o76:
+      b.op('x87.comi', { imm, c: c(0, 0, 1) });
+      return;
+    case 0o10:
+      b.op('x87.dup', { imm, c: c(0, 0, 0) });
+      return;
+    case 0o11:
+    case 0o51:
+    case 0o71:
+      b.op('x87.xch', { imm, c: c(0, 0, 0) });
+      return;
+    case 0o52:
+      b.op('x87.move', { imm, c: c(0, i, 0) });
+      return;
+    case 0o53:
+    case 0o72:
+    case 0o73:
+      b.op('x87.move', { imm, c: c(0, i, 1) });
+      return;
+    case 0o14:
+      if (i < 2) {
+        b.op('x87.sign', { imm, c: i === 0 ? 0x8000 : 0 });
+        return;
+      }
+      break;
+    case 0o15:
+      if (i === 0 || i === 6) {
+        b.op('x87.const', { imm, c: i === 0 ? 1 : 0 });
+        return;
+      }
+      break;
+    default:
+      if (e === 0 || e === 4 || e === 6) {
+        b.op('x87.reg', { imm, c: c(reg, e === 0 ? 0 : i, e === 6 ? 1 : 0) });
+        return;
+      }
   }
-  b.callout(x87Load, { ...fields, a: value });
+  b.callout(x87Register, { imm });
 }
 
 function x87(mnemonics: readonly Mnemonic[], stores: boolean): void {
   lift(mnemonics, (cx) => {
     fpuCheck(cx, CHECK.x87);
     for (let operand = 0; operand < cx.insn.opCount; operand++) {
-      if (cx.isMemory(operand)) {
-        memoryForm(cx, stores);
-        return;
-      }
+      if (!cx.isMemory(operand)) continue;
+      if (stores) storeForm(cx);
+      else loadForm(cx);
+      return;
     }
-    cx.b.callout(x87Register, { c: fop(cx), imm: cx.offset });
+    registerForm(cx);
   });
 }
 
@@ -199,7 +307,7 @@ lift([Mnemonic.Fneni, Mnemonic.Fndisi, Mnemonic.Fnsetpm], (cx) => fpuCheck(cx, C
 
 lift(Mnemonic.Fldcw, (cx) => {
   fpuCheck(cx, CHECK.x87);
-  cx.b.callout(fldcw, { a: cx.load(16, cx.address(16)) });
+  cx.b.op('x87.ldcw', { a: cx.load(16, cx.address(16)) });
 });
 lift(Mnemonic.Fnstcw, (cx) => {
   fpuCheck(cx, CHECK.x87NoWait);
