@@ -11,6 +11,7 @@ import { selfModifyingCode } from './smc.ts';
 import { debugging, debuggingByManual } from './debug.ts';
 import { strings } from './strings.ts';
 import { compareExchange16, floatingPoint, floatingPointErrors } from './fpu.ts';
+import { timers } from './timers.ts';
 import type { SystemGuest } from './runtime/guest.ts';
 import { segments } from './segments.ts';
 
@@ -39,4 +40,5 @@ export const systemGuests: readonly SystemGuest[] = [
   floatingPoint,
   compareExchange16,
   floatingPointErrors,
+  timers,
 ];
