@@ -1,7 +1,9 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CR0_EM, CR0_MP, CR0_NE, CR0_TS } from '../../src-core/x86/bits.ts';
 import { VECTOR } from '../../src-core/x86/faults.ts';
-import { FPU, ST } from '../../src-core/x86/layout.ts';
+import { X87_IMM, x87Register, x87Store } from '../../src-core/x86/fpu/x87.ts';
+import { FPU, ST, TEMP } from '../../src-core/x86/layout.ts';
+import { Random } from '../fuzz/random.ts';
 import { DATA, FpuMachine } from './fpu-machine.ts';
 
 const FNINIT = [0xdb, 0xe3];
@@ -55,6 +57,95 @@ describe('x87 arithmetic through the engine', () => {
     expect(data().getUint32(16 + 16, true)).toBe((0x105 << 16) | 8);
     expect(data().getUint32(16 + 20, true)).toBe(DATA);
     expect(data().getUint32(16 + 24, true)).toBe(0xffff0010);
+  });
+});
+
+describe('the fast path', () => {
+  /** Everything an x87 instruction may change. */
+  const state = (): string => Buffer.from(machine.cpu.u8.slice(FPU.fcw, ST + 8 * 16)).toString('hex');
+
+  /** Plain numbers of similar size, long and short, now and then zero. */
+  function fill(random: Random): void {
+    const { cpu } = machine;
+    const spread = random.pick([1, 3, 40, 130, 16000]);
+    for (let register = 0; register < 8; register++) {
+      const loc = ST + register * 16;
+      const zero = random.chance(0.05);
+      const low = random.pick([0, 1, 0xffffffff, random.u32()]);
+      const high = random.pick([0, 0x7fffffff, random.u32()]);
+      cpu.set32(loc, zero ? 0 : low >>> 0);
+      cpu.set32(loc + 4, zero ? 0 : (high | 0x80000000) >>> 0);
+      const exponent = 0x3fff + random.below(2 * spread) - spread;
+      cpu.u16[(loc + 8) >> 1] = (zero ? 0 : exponent) | (random.u32() & 0x8000);
+    }
+  }
+
+  it('gives what the exact path gives', () => {
+    const { cpu } = machine;
+    const random = new Random(21);
+    // FADD, FMUL, FCOM, FSUB, FSUBR, FDIV, FDIVR with ST(i), FCOMPP, FUCOMIP, FXCH, FSTP, FCHS.
+    const forms = [
+      [0xd8, 0xc1],
+      [0xdc, 0xc9],
+      [0xd8, 0xd3],
+      [0xde, 0xe9],
+      [0xd8, 0xea],
+      [0xdc, 0xf2],
+      [0xde, 0xf9],
+      [0xde, 0xd9],
+      [0xdf, 0xea],
+      [0xd9, 0xcc],
+      [0xdd, 0xdb],
+      [0xd9, 0xe0],
+    ] as const;
+    for (let i = 0; i < 4000; i++) {
+      const [first, second] = random.pick(forms);
+      fill(random);
+      cpu.set32(FPU.fcw, 0x37f);
+      cpu.set32(FPU.fsw, random.pick([0, 0x4700, 0x20]));
+      cpu.set32(FPU.top, random.below(8));
+      cpu.set32(FPU.empty, random.chance(0.1) ? random.u32() & 0xff : 0);
+      const before = cpu.u8.slice(FPU.fcw, ST + 8 * 16);
+      machine.run([first, second]);
+      const fast = [state(), cpu.rflags];
+      cpu.u8.set(before, FPU.fcw);
+      cpu.rip = 0x1000n;
+      const opcode = ((first & 7) << 8) | second;
+      x87Register.run(cpu, 0, 0, 0, opcode << X87_IMM.fopShift, 0);
+      expect(fast).toEqual([state(), cpu.rflags]);
+    }
+  });
+
+  it('stores what the exact path stores', () => {
+    const { cpu } = machine;
+    const random = new Random(22);
+    // FSTP m32, FSTP m64, FISTP m16, FIST m32, FISTTP m64 at [DATA].
+    const forms = [
+      [0xd9, 0x1d],
+      [0xdd, 0x1d],
+      [0xdf, 0x1d],
+      [0xdb, 0x15],
+      [0xdd, 0x0d],
+    ] as const;
+    for (let i = 0; i < 3000; i++) {
+      const [first, second] = random.pick(forms);
+      fill(random);
+      cpu.set32(FPU.fcw, random.pick([0x37f, 0x37f, 0xf7f, 0x77f]));
+      cpu.set32(FPU.fsw, 0);
+      cpu.set32(FPU.top, random.below(8));
+      cpu.set32(FPU.empty, 0);
+      const before = cpu.u8.slice(FPU.fcw, ST + 8 * 16);
+      data().setBigUint64(0, 0n);
+      machine.run([first, second, 0x00, 0x40, 0, 0]);
+      const fast = [state(), data().getBigUint64(0)];
+      cpu.u8.set(before, FPU.fcw);
+      data().setBigUint64(0, 0n);
+      cpu.rip = 0x1000n;
+      cpu.set64(TEMP, BigInt(DATA));
+      const opcode = ((first & 7) << 8) | second;
+      x87Store.run(cpu, 0, 0, TEMP, (opcode << X87_IMM.fopShift) | (3 << X87_IMM.segmentShift), 0);
+      expect(fast).toEqual([state(), data().getBigUint64(0)]);
+    }
   });
 });
 
