@@ -146,9 +146,11 @@ function overflow(
 ): Unpacked {
   const { precision, rounding } = context;
   context.flags |= FLAG.overflow;
-  if ((context.masks & FLAG.overflow) === 0 && context.x87) {
+  if ((context.masks & FLAG.overflow) === 0) {
     if (rounded.inexact) context.flags |= FLAG.inexact;
     context.roundedUp = rounded.up;
+    // SSE delivers no result then.
+    if (!context.x87) return infinity(negative);
     const adjusted = lowest - BIAS_ADJUSTMENT;
     // Too large even for the adjusted exponent (FSCALE only).
     if (adjusted + bitLength(rounded.significand) - 1 > maxExponent) {
