@@ -12,6 +12,8 @@ import { debugging, debuggingByManual } from './debug.ts';
 import { strings } from './strings.ts';
 import { compareExchange16, floatingPoint, floatingPointErrors } from './fpu.ts';
 import { timers } from './timers.ts';
+import { realMode } from './realmode.ts';
+import { tripleFault } from './triplefault.ts';
 import type { SystemGuest } from './runtime/guest.ts';
 import { segments } from './segments.ts';
 
@@ -41,4 +43,6 @@ export const systemGuests: readonly SystemGuest[] = [
   compareExchange16,
   floatingPointErrors,
   timers,
+  realMode,
+  tripleFault,
 ];
