@@ -1,6 +1,6 @@
 import { MemorySize, Mnemonic, Register } from 'iced-x86';
 import type { Loc } from '../../ir/op.ts';
-import { X87_FIELD } from '../../ir/ops/float-x87.ts';
+import { X87_FIELD } from '../../ir/ops/float-x87-emitter.ts';
 import type { Callout } from '../callout.ts';
 import { CHECK } from '../fpu/check.ts';
 import {
