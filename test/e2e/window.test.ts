@@ -1,5 +1,6 @@
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { aptMissing } from '../../src-main/firstguest/apt.ts';
 import { accessibilityFaults } from './support/accessibility.ts';
 import { openBrowser, withoutChromium, type Browser } from './support/browser.ts';
 import { startDemoHost, type DemoHost } from './support/demo-host.ts';
@@ -29,6 +30,17 @@ describe.skipIf(withoutChromium('the window, in Chromium'))('window', () => {
       await browser.page.getByRole('heading', { name: "Linux (from this computer's packages)" }).count(),
     ).toBe(1);
     expect(await accessibilityFaults(browser.page)).toEqual([]);
+  });
+
+  test('shows how far the first guest is, and leaves off when told to', async (context) => {
+    const missing = await aptMissing();
+    if (missing !== undefined) return context.skip(missing);
+    const { page } = browser;
+    await window.button('Make this guest').click();
+    await page.getByRole('progressbar', { name: 'Making the Linux guest' }).waitFor();
+    await window.button('Cancel').click();
+    await window.button('Make this guest').waitFor();
+    expect(await page.getByRole('region', { name: 'Notifications' }).textContent()).toBe('');
   });
 
   describe('create dialog', () => {

@@ -1,5 +1,5 @@
 /** The real host and server shell with demo guests (demo-vm-process.ts): `node test/e2e/support/demo-host.ts` to look at the window. */
-import { mkdtempSync, truncateSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -44,6 +44,7 @@ export async function startDemoHost(
   const stop = async (): Promise<void> => {
     server.close();
     await opened.close();
+    for (const path of [directory, files]) rmSync(path, { recursive: true, force: true });
   };
   return { ...opened, server, address, files, faults, stop };
 }
