@@ -166,7 +166,7 @@ export class Assembler {
   #append(
     statement: Statement extends infer S ? (S extends Statement ? Omit<S, 'where'> : never) : never,
   ): this {
-    this.#statements.push({ ...statement, where: `statement ${this.#statements.length + 1}` } as Statement);
+    this.#statements.push({ ...statement, where: `statement ${this.#statements.length + 1}` });
     return this;
   }
 

@@ -95,14 +95,13 @@ function buildIndex(): Map<string, CodeEntry[]> {
   };
   const instruction = new Instruction();
   try {
-    for (const key of Object.keys(Code)) {
-      const code = Number(key);
-      if (!Number.isInteger(code)) continue;
+    for (const code of Object.values(Code)) {
+      if (typeof code === 'string') continue;
       instruction.code = code;
       const info = instruction.opCode;
       try {
         if (!info.isInstruction || info.encoding !== EncodingKind.Legacy) continue;
-        const codeName = String(Code[code]).toLowerCase();
+        const codeName = Code[code].toLowerCase();
         const operandKinds = Array.from({ length: info.opCount }, (_, operand) => info.opKind(operand));
         const entry: CodeEntry = {
           code,
@@ -115,7 +114,7 @@ function buildIndex(): Map<string, CodeEntry[]> {
         append(codeName, entry);
         // Encodings of other makers' or withdrawn extensions, and reserved ones, only by their exact name.
         if (info.decoderOption !== 0 || info.isReservedNop) continue;
-        append(String(Mnemonic[info.mnemonic]).toLowerCase(), entry);
+        append(Mnemonic[info.mnemonic].toLowerCase(), entry);
         append(codeName.split('_')[0] ?? codeName, entry);
       } finally {
         info.free();

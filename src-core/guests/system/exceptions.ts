@@ -130,7 +130,7 @@ function coprocessor(k: Kernel32): void {
   k.testCase('movaps misaligned', 'movaps xmm0, [scratch+8]');
   k.testCase('movups misaligned', 'movups xmm0, [scratch+8]');
   k.testCase('fxsave misaligned', 'fxsave [scratch+8]');
-  k.testCase('clts', `${withBits(ts, 'clts\nfnop')}`);
+  k.testCase('clts', withBits(ts, 'clts\nfnop'));
   k.testCase(
     'lmsw cannot clear PE',
     'smsw eax\nand eax, -2\nlmsw ax\nsmsw eax\nand eax, 1\nsay " "\nhex eax, 1',
