@@ -403,7 +403,8 @@ function byManual(k: Kernel32): void {
   k.testCase('general detect: read', `${gd}mov eax, dr0\nsay " dr7 "\nmov eax, dr7\nhex eax, 4`);
   k.testCase('general detect: write', `${gd}mov dr1, eax\nnop`);
   k.code(off);
-  // The resume flag in the pushed image: set by faults, clear by traps (SDM vol. 3B, 18.3.1.1).
+  // The resume flag in the pushed image: set by faults other than instruction breakpoints and by traps in the
+  // middle of REP, as it was otherwise (SDM vol. 3B, 18.3.1.1).
   k.code(`
     jmp resume$over
     resume$look:
@@ -423,6 +424,18 @@ function byManual(k: Kernel32): void {
     ['#DB by a step', 1, `push ${tf | 2}\npopf\nnop`],
     ['#BP', 3, 'int3'],
     ['int n', 0x20, 'int 0x20'],
+    ['general detect', 1, `${gd}mov eax, dr0`],
+    [
+      'data breakpoint in the middle of REP',
+      1,
+      `${arm(['watched+1', 'write', 1])}\nmov edi, watched\nmov ecx, 3\nrep stosb`,
+    ],
+    [
+      'data breakpoint at the end of REP',
+      1,
+      `${arm(['watched+2', 'write', 1])}\nmov edi, watched\nmov ecx, 3\nrep stosb`,
+    ],
+    ['step in REP', 1, `mov edi, watched\nmov ecx, 3\npush ${tf | 2}\npopf\nrep stosb`],
   ] as const) {
     k.testCase(`resume flag: ${name}`, `mov dword [hooks+${vector * 4}], resume$look\n${body}`);
     k.code(`mov dword [hooks+${vector * 4}], 0\n${off}`);

@@ -7,7 +7,6 @@ import { code0, Kernel32 } from './runtime/kernel32.ts';
 /** Base addresses and registers of the local APIC (SDM vol. 3A, table 11-1). */
 const apic = 0xfee0_0000;
 const apicRegister = {
-  id: 0x20,
   version: 0x30,
   tpr: 0x80,
   ppr: 0xa0,
@@ -15,12 +14,9 @@ const apicRegister = {
   svr: 0xf0,
   isr: 0x100,
   irr: 0x200,
-  esr: 0x280,
   icrLow: 0x300,
-  icrHigh: 0x310,
   lvtTimer: 0x320,
   lvtLint0: 0x350,
-  lvtLint1: 0x360,
   initialCount: 0x380,
   currentCount: 0x390,
   divide: 0x3e0,
@@ -477,22 +473,6 @@ function localApic(k: Kernel32): void {
     nop
     cli
     mov dword [hooks+0x36*4], 0`,
-  );
-  k.testCase(
-    'NMI by IPI',
-    `
-    mov dword [hooks+2*4], nmi$came
-    jmp nmi$over
-    nmi$came:
-    say " NMI"
-    jmp report$return
-    nmi$over:
-    mov eax, [${r('id')}]
-    mov [${r('icrHigh')}], eax
-    mov dword [${r('icrLow')}], 0x4400
-    mov ecx, 1000
-    nmi$wait: loop nmi$wait
-    mov dword [hooks+2*4], 0`,
   );
   k.testCase(
     'software-disabled: no IPI',
