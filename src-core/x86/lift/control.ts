@@ -311,14 +311,15 @@ lift([Mnemonic.Pusha, Mnemonic.Pushad], (cx) => {
   const { b } = cx;
   const bits = cx.insn.mnemonic === Mnemonic.Pushad ? 32 : 16;
   const bytes = bits / 8;
-  // The lowest slot first: once it and the highest are known to be writable the others are (they share its pages).
-  const slots = [];
-  for (let n = 0; n < 8; n++) slots.push(cx.stackSlot(-bytes * (n + 1), bits, true));
-  const [first, last] = [slots[0]!, slots[7]!];
-  cx.loadForWrite(bits, first.address);
-  cx.loadForWrite(bits, last.address);
-  slots.forEach(({ address }, n) => cx.store(bits, address, RAX_BASE + n * 8));
-  b.op(`mov.${cx.stackBits}`, { dst: RSP, a: last.pointer });
+  // In the order of the pushes, so that a fault names the first slot that is not writable. What was stored by then lies
+  // below the stack pointer, which moves last: the instruction can start again.
+  let pointer = RSP;
+  for (let n = 0; n < 8; n++) {
+    const slot = cx.stackSlot(-bytes * (n + 1), bits, true);
+    cx.store(bits, slot.address, RAX_BASE + n * 8);
+    pointer = slot.pointer;
+  }
+  b.op(`mov.${cx.stackBits}`, { dst: RSP, a: pointer });
 });
 const RAX_BASE = RSP - 32;
 
