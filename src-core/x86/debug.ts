@@ -81,6 +81,20 @@ export function instructionBreakpoint(state: State, lin: number): number {
   return hits;
 }
 
+/** DR6 bits of the I/O breakpoints (CR4.DE) that an access of `size` bytes at a port hits. */
+export function portBreakpoints(cpu: Cpu, port: number, size: number): number {
+  const dr7 = cpu.i32[DR7 >> 2]!;
+  if ((dr7 & 0xff) === 0 || (cpu.cr4 & CR4_DE) === 0) return 0;
+  let hits = 0;
+  for (let index = 0; index < 4; index++) {
+    if (!enabled(dr7, index) || watchOf(dr7, index) !== WATCH.io) continue;
+    const length = lengthOf(dr7, index);
+    const start = startOf(cpu, index, length);
+    if (port < start + length && start < port + size) hits |= 1 << index;
+  }
+  return hits;
+}
+
 /**
  * Makes ready for the delivery of #DB with these DR6 bits: B0..B3 say what this one is for, the others collect;
  * general detection goes off (Intel SDM volume 3, section 18.2.3).

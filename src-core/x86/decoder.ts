@@ -79,3 +79,8 @@ export class BlockDecoder {
 }
 
 const PREFIXES = new Set([0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf0, 0xf2, 0xf3]);
+
+/** Whether a byte is a legacy prefix. */
+export function isPrefix(byte: number): boolean {
+  return PREFIXES.has(byte);
+}

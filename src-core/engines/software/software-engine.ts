@@ -3,7 +3,7 @@ import type { Arena } from '../../machine/arena.ts';
 import { FLAG_RF, FLAG_TF } from '../../x86/bits.ts';
 import { callouts } from '../../x86/callout.ts';
 import type { Cpu } from '../../x86/cpu.ts';
-import { INSTRUCTION_BYTES_MAX } from '../../x86/decoder.ts';
+import { INSTRUCTION_BYTES_MAX, isPrefix } from '../../x86/decoder.ts';
 import { DR6_BS, instructionBreakpoint, raiseDebug } from '../../x86/debug.ts';
 import { GuestFault, VECTOR } from '../../x86/faults.ts';
 import { deliverException, deliverInterrupt } from '../../x86/interrupts.ts';
@@ -206,7 +206,9 @@ export class SoftwareEngine implements Engine {
       const hits = instructionBreakpoint(cpu, this.#codeAddress());
       if (hits !== 0) return this.#deliverDebug(hits);
     }
-    cpu.set32(CTL.pendingDebug, 0);
+    // What MOV SS held off is told of after this instruction.
+    if ((shadow & 2) === 0) cpu.set32(CTL.pendingDebug, 0);
+    const ripBefore = cpu.rip;
     const forced = (cpu.get32(CTL.modeKey) & MODE.single) === 0;
     if (forced) cpu.set32(CTL.modeKey, cpu.get32(CTL.modeKey) | MODE.single);
     const found = this.#findBlock(1);
@@ -237,7 +239,9 @@ export class SoftwareEngine implements Engine {
     // The shadow covered this instruction; one that this instruction made covers the next.
     const after = cpu.get32(CTL.interruptShadow);
     if (after === shadow) cpu.set32(CTL.interruptShadow, 0);
-    if ((flags & FLAG_RF) !== 0) {
+    // An instruction with REP is not done before its last iteration: until then RF stays.
+    const repeating = cpu.rip === ripBefore && this.#hasRepPrefix(this.#blocks.at(found));
+    if ((flags & FLAG_RF) !== 0 && !repeating) {
       cpu.set32(FLAGS_SYSTEM, cpu.get32(FLAGS_SYSTEM) & ~FLAG_RF);
       cpu.updateMode();
     }
@@ -245,7 +249,19 @@ export class SoftwareEngine implements Engine {
     let causes = cpu.get32(CTL.pendingDebug);
     if ((flags & FLAG_TF) !== 0) causes |= DR6_BS;
     if (causes === 0 || (cpu.get32(CTL.interruptShadow) & 2) !== 0) return undefined;
+    if (repeating) cpu.set32(FLAGS_SYSTEM, cpu.get32(FLAGS_SYSTEM) | FLAG_RF);
     return this.#deliverDebug(causes);
+  }
+
+  /** Whether the block's first instruction carries REP or REPNE. */
+  #hasRepPrefix({ code, bytes }: CachedBlock): boolean {
+    const { u8 } = this.#cpu;
+    for (let at = code; at < code + bytes; at++) {
+      const byte = u8[at]!;
+      if (byte === 0xf2 || byte === 0xf3) return true;
+      if (!isPrefix(byte)) return false;
+    }
+    return false;
   }
 
   #deliverDebug(causes: number): RunEnd | undefined {
@@ -264,6 +280,10 @@ export class SoftwareEngine implements Engine {
     const rip = this.#ipAt(block, block.instructions[index]!.offset);
     cpu.set64(RIP, rip);
     cpu.set32(CTL.interruptShadow, 0);
+    // The one #DB that is a fault of an instruction is general detect, and as a fault it pushes RF set.
+    if (cpu.get32(CTL.faultVector) === VECTOR.DB) {
+      cpu.set32(FLAGS_SYSTEM, cpu.get32(FLAGS_SYSTEM) | FLAG_RF);
+    }
     return deliverException(cpu, cpu.get32(CTL.faultVector), cpu.get32(CTL.faultCode)) === 'shutdown'
       ? 'shutdown'
       : undefined;
@@ -340,7 +360,8 @@ export class SoftwareEngine implements Engine {
     let secondPage = -1;
     let lifted = liftBlock(bytes, modeKey, code >= 0 ? maxInstructions : 1);
     if (!lifted) {
-      // The first instruction runs into the next page.
+      // The first instruction runs into the next page, if the segment goes that far.
+      if (roomInSegment < inPage) return this.#deliverAtRip(VECTOR.GP, 0);
       const next = nextPage(linear, modeKey);
       secondPage = cpu.mmu.fetchPage(next);
       if (secondPage === -1) return this.#deliverAtRip(cpu.get32(CTL.faultVector), cpu.get32(CTL.faultCode));
