@@ -47,17 +47,18 @@ const C_AF = 0x20;
 const C_UF = 0x10;
 const D_VALID = 0x80;
 
-const SECOND = 1e9;
+/** RTC time is counted in us since 1970: a double holds those exactly, and does not hold ns. */
+const SECOND = 1e6;
 /** An update is announced by UIP this long before it happens (data sheet: t_BUC 244 us). */
-const UIP_NS = 244_000;
+const UIP_US = 244;
 const DAY_SECONDS = 86_400;
 
 const stateSchema = z.strictObject({
   index: z.int().min(0).max(0x7f),
   cmos: z.array(u8).length(128),
-  offsetNs: z.number(),
+  offsetUs: z.number(),
   frozen: z.boolean(),
-  checkedNs: z.number(),
+  checkedUs: z.number(),
   pendingFlags: u8,
 });
 
@@ -68,10 +69,10 @@ export interface RtcOptions {
   /** Guest memory in bytes, for the CMOS fields firmware reads it from. */
   memoryBytes: number;
   /**
-   * The wall clock: ms since 1970-01-01 UTC, asked at power-on and on `synchronize`. In between, time follows
-   * the guest's clock. A fixed value makes runs repeatable.
+   * What the wall clock showed at guest time 0, ms since 1970-01-01 UTC. Asked at power-on, at a restore and by
+   * `synchronize`; in between, time follows the guest's clock. A constant makes runs repeatable.
    */
-  wallClock: () => number;
+  epochMs: () => number;
 }
 
 /** MC146818 real-time clock with 128 bytes of CMOS memory at ports 70h-71h. The clock runs in UTC. */
@@ -81,14 +82,14 @@ export class Rtc implements Device {
   readonly #timer: Timer;
   #index = 0;
   #cmos = new Uint8Array(128);
-  /** Wall clock at guest time 0, in ns since 1970. */
-  #baseNs = 0;
+  /** Wall clock at guest time 0, us. */
+  #baseUs = 0;
   /** What the guest set the clock off by. */
-  #offsetNs = 0;
+  #offsetUs = 0;
   /** B.SET is on: the time registers are what was last written. */
   #frozen = false;
   /** RTC time up to which the flags of register C were brought forward. */
-  #checkedNs = 0;
+  #checkedUs = 0;
   #pendingFlags = 0;
 
   constructor(options: RtcOptions) {
@@ -117,14 +118,17 @@ export class Rtc implements Device {
 
   /** Takes the wall clock anew, after guest time stood still. What the guest set the clock off by stays. */
   synchronize(): void {
-    this.#baseNs = Math.round(this.#options.wallClock() * 1e6) - this.#options.clock.now();
-    this.#checkedNs = Math.min(this.#checkedNs, this.#now());
+    this.#baseUs = Math.round(this.#options.epochMs() * 1000);
+    this.#checkedUs = Math.min(this.#checkedUs, this.#now());
     this.#update();
   }
 
-  /** RTC time in ns since 1970. Exact to about 250 ns, which is what a double holds of such a number. */
+  #guestUs(): number {
+    return Math.floor(this.#options.clock.now() / 1000);
+  }
+
   #now(): number {
-    return this.#baseNs + this.#offsetNs + this.#options.clock.now();
+    return this.#baseUs + this.#offsetUs + this.#guestUs();
   }
 
   #reg(index: number): number {
@@ -177,8 +181,8 @@ export class Rtc implements Device {
       ) / 1000;
     const now = this.#now();
     const fraction = now - Math.floor(now / SECOND) * SECOND;
-    this.#offsetNs += seconds * SECOND + fraction - now;
-    this.#checkedNs = this.#now();
+    this.#offsetUs += seconds * SECOND + fraction - now;
+    this.#checkedUs = this.#now();
     this.#update();
   }
 
@@ -188,7 +192,7 @@ export class Rtc implements Device {
       case REG.a: {
         const now = this.#now();
         const untilUpdate = SECOND - (now - Math.floor(now / SECOND) * SECOND);
-        return this.#reg(REG.a) | (!this.#frozen && this.#running() && untilUpdate <= UIP_NS ? A_UIP : 0);
+        return this.#reg(REG.a) | (!this.#frozen && this.#running() && untilUpdate <= UIP_US ? A_UIP : 0);
       }
       case REG.c: {
         this.#collectFlags();
@@ -245,11 +249,26 @@ export class Rtc implements Device {
     return (this.#reg(REG.a) & 0x70) <= 0x20;
   }
 
-  /** Period of the periodic flag in ns, 0 when off (A.RS; data sheet table 5, 32.768 kHz time base). */
-  #periodNs(): number {
+  /** Periodic events a second, a power of two, 0 when off (A.RS; data sheet table 5, 32.768 kHz time base). */
+  #periodicRate(): number {
     const rate = this.#reg(REG.a) & 15;
     if (rate === 0) return 0;
-    return ((rate <= 2 ? 1 << (rate + 6) : 1 << (rate - 1)) * SECOND) / 32768;
+    return 32768 >> (rate <= 2 ? rate + 6 : rate - 1);
+  }
+
+  /** The number of the last periodic event, counted from 1970. */
+  #periodicIndex(us: number): number {
+    const second = Math.floor(us / SECOND);
+    const rate = this.#periodicRate();
+    return second * rate + Math.floor(((us - second * SECOND) * rate) / SECOND);
+  }
+
+  /** The us in which the next periodic event falls. */
+  #nextPeriodic(us: number): number {
+    const rate = this.#periodicRate();
+    const index = this.#periodicIndex(us) + 1;
+    const second = Math.floor(index / rate);
+    return second * SECOND + Math.ceil(((index - second * rate) * SECOND) / rate);
   }
 
   /** The first second, after `second`, that matches the alarm; Infinity if none does. */
@@ -264,7 +283,7 @@ export class Rtc implements Device {
     const hours = this.#decodeHour(rawHours);
     const day = Math.floor(second / DAY_SECONDS) * DAY_SECONDS;
     for (let candidate = second + 1; candidate <= day + 2 * DAY_SECONDS;) {
-      const ofDay = candidate % DAY_SECONDS;
+      const ofDay = ((candidate % DAY_SECONDS) + DAY_SECONDS) % DAY_SECONDS;
       if (!any(rawHours) && Math.floor(ofDay / 3600) !== hours) {
         candidate += 3600 - (ofDay % 3600);
       } else if (!any(rawMinutes) && Math.floor(ofDay / 60) % 60 !== minutes) {
@@ -281,12 +300,11 @@ export class Rtc implements Device {
   /** Sets the flags of everything that happened since the last look. */
   #collectFlags(): void {
     const now = this.#now();
-    const before = this.#checkedNs;
+    const before = this.#checkedUs;
     if (now <= before) return;
-    this.#checkedNs = now;
+    this.#checkedUs = now;
     if (!this.#running()) return;
-    const period = this.#periodNs();
-    if (period > 0 && Math.floor(now / period) !== Math.floor(before / period)) this.#pendingFlags |= C_PF;
+    if (this.#periodicIndex(now) !== this.#periodicIndex(before)) this.#pendingFlags |= C_PF;
     if (this.#frozen) return;
     const secondBefore = Math.floor(before / SECOND);
     if (Math.floor(now / SECOND) === secondBefore) return;
@@ -300,10 +318,9 @@ export class Rtc implements Device {
     const b = this.#reg(REG.b);
     this.#options.irq.set((this.#pendingFlags & b & (C_PF | C_AF | C_UF)) !== 0);
     let next = Infinity;
-    const now = this.#checkedNs;
+    const now = this.#checkedUs;
     if (this.#running()) {
-      const period = this.#periodNs();
-      if ((b & B_PIE) !== 0 && period > 0) next = (Math.floor(now / period) + 1) * period;
+      if ((b & B_PIE) !== 0 && this.#periodicRate() > 0) next = this.#nextPeriodic(now);
       if (!this.#frozen) {
         const second = Math.floor(now / SECOND);
         if ((b & B_UIE) !== 0) next = Math.min(next, (second + 1) * SECOND);
@@ -311,8 +328,7 @@ export class Rtc implements Device {
       }
     }
     if (next === Infinity) this.#timer.disarm();
-    // One us late rather than early: the comparison of #collectFlags must see the event as past.
-    else this.#timer.arm(Math.ceil(next - this.#baseNs - this.#offsetNs) + 1000);
+    else this.#timer.arm((next - this.#baseUs - this.#offsetUs) * 1000);
   }
 
   /** Power-on: the clock shows the wall clock's time, CMOS holds the machine's configuration. */
@@ -338,11 +354,11 @@ export class Rtc implements Device {
     cmos[0x2e] = (sum >> 8) & 0xff;
     cmos[0x2f] = sum & 0xff;
     this.#index = 0;
-    this.#offsetNs = 0;
+    this.#offsetUs = 0;
     this.#frozen = false;
     this.#pendingFlags = 0;
-    this.#baseNs = Math.round(this.#options.wallClock() * 1e6) - this.#options.clock.now();
-    this.#checkedNs = this.#now();
+    this.#baseUs = Math.round(this.#options.epochMs() * 1000);
+    this.#checkedUs = this.#now();
     this.#latchTime();
     this.#update();
   }
@@ -352,9 +368,9 @@ export class Rtc implements Device {
     return {
       index: this.#index,
       cmos: [...this.#cmos],
-      offsetNs: this.#offsetNs,
+      offsetUs: this.#offsetUs,
       frozen: this.#frozen,
-      checkedNs: this.#checkedNs,
+      checkedUs: this.#checkedUs,
       pendingFlags: this.#pendingFlags,
     };
   }
@@ -364,11 +380,11 @@ export class Rtc implements Device {
     const saved = stateSchema.parse(state);
     this.#index = saved.index;
     this.#cmos = Uint8Array.from(saved.cmos);
-    this.#offsetNs = saved.offsetNs;
+    this.#offsetUs = saved.offsetUs;
     this.#frozen = saved.frozen;
     this.#pendingFlags = saved.pendingFlags;
-    this.#baseNs = Math.round(this.#options.wallClock() * 1e6) - this.#options.clock.now();
-    this.#checkedNs = Math.min(saved.checkedNs, this.#now());
+    this.#baseUs = Math.round(this.#options.epochMs() * 1000);
+    this.#checkedUs = Math.min(saved.checkedUs, this.#now());
     this.#update();
   }
 }

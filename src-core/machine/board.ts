@@ -29,8 +29,8 @@ export interface BoardParts {
   clock: GuestClock;
   ports: PortBus;
   memory: MemoryBus;
-  /** ms since 1970, see Rtc. */
-  wallClock: () => number;
+  /** Wall clock at guest time 0, see Rtc. */
+  epochMs: () => number;
   /** An interrupt waits for the processor. */
   onInterrupt: () => void;
   /** The guest pulled the processor's reset line. */
@@ -80,7 +80,7 @@ export class Board {
     const a20 = new A20Gate(parts.setA20);
     const pit = new Pit(clock, this.#isaLine(0));
     const memoryBytes = memory.ramSize;
-    this.rtc = new Rtc({ clock, irq: this.#isaLine(8), memoryBytes, wallClock: parts.wallClock });
+    this.rtc = new Rtc({ clock, irq: this.#isaLine(8), memoryBytes, epochMs: parts.epochMs });
     this.uarts = SERIAL_PORTS.map(
       ({ base, irq }, index) =>
         new Uart({

@@ -141,13 +141,13 @@ export class Machine extends EventEmitter<MachineEvents> {
 
   #makeBoard(): Board {
     const { cpu } = this;
-    const wallClock =
-      this.config.clock === 'icount' ? () => ICOUNT_START_MS + this.clock.now() / 1e6 : () => Date.now();
+    const epochMs =
+      this.config.clock === 'icount' ? () => ICOUNT_START_MS : () => Date.now() - this.clock.now() / 1e6;
     return new Board({
       clock: this.clock,
       ports: this.ports,
       memory: this.memory,
-      wallClock,
+      epochMs,
       onInterrupt: () => {
         cpu.interruptChanged();
         this.#loop.wake();

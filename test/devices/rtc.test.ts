@@ -12,7 +12,7 @@ describe('MC146818', () => {
   let rtc: Rtc;
 
   function make(): Rtc {
-    return new Rtc({ clock, irq, memoryBytes: 256 * 1024 * 1024, wallClock: () => START });
+    return new Rtc({ clock, irq, memoryBytes: 256 * 1024 * 1024, epochMs: () => START });
   }
 
   beforeEach(() => {
