@@ -22,6 +22,7 @@ import {
   IMAGE_COUNT,
   SELECTOR_DATA,
   SELECTOR_DATA16,
+  SELECTOR_EXECUTE_ONLY,
   SELECTOR_EXPAND_DOWN,
   SELECTOR_LIMITED,
   SELECTOR_READ_ONLY,
@@ -201,7 +202,7 @@ export class Generator {
       if (segment === SEGMENT.gs) return view.getBigUint64(CASE.gsBase, true);
       return 0n;
     }
-    if (segment === SEGMENT.cs) return this.bitness === 16 ? BigInt(CODE_BASE) : 0n;
+    if (segment === SEGMENT.cs) return state.codeBased ? BigInt(CODE_BASE) : 0n;
     const at = [CASE.es, 0, CASE.ss, CASE.ds, CASE.fs, CASE.gs][segment] ?? CASE.ds;
     switch (view.getUint16(at, true)) {
       case SELECTOR_DATA:
@@ -233,6 +234,8 @@ export class Generator {
       if (at !== CASE.ss) choices.push(SELECTOR_READ_ONLY, 0);
       view.setUint16(at, random.pick(choices), true);
     }
+    // 32-bit code in a segment with a base and a limit, which can't be read.
+    if (bitness === 32 && random.chance(0.08)) view.setUint16(CASE.entry + 4, SELECTOR_EXECUTE_ONLY, true);
     // The stack: room above and below, 8-byte aligned most of the time.
     const offset = this.windowOffset(64, random.chance(0.9) ? 8 : 1);
     const base = this.segmentBase(state, SEGMENT.ss);
@@ -323,7 +326,7 @@ export class Generator {
   private chooseStart(length: number): number {
     const { random } = this;
     // Now and then the instruction runs into, or up to, the missing page behind the code page.
-    if (random.chance(0.01)) return CODE_SIZE - random.below(length + 1);
+    if (random.chance(0.01)) return CODE_SIZE - 1 - random.below(length);
     if (random.chance(0.02)) return CODE_SIZE - length - random.below(8);
     return 0x780 + random.below(0x60);
   }
@@ -492,7 +495,7 @@ export class Generator {
       case 'Call': {
         const far = form.memoryBytes - form.operandBits / 8 === 2;
         const selector = far ? this.codeSelector() : 0;
-        if (random.chance(0.8)) view.setBigUint64(0, this.codeTarget(selector), true);
+        if (random.chance(0.8)) view.setBigUint64(0, this.codeTarget(state, selector), true);
         if (far) view.setUint16(form.operandBits / 8, selector, true);
         break;
       }
@@ -520,10 +523,10 @@ export class Generator {
   }
 
   /** A branch target in the code page, as an offset in CS (or in the segment far transfers name), well away from the instruction. */
-  private codeTarget(selector = 0): bigint {
+  private codeTarget(state: CaseView, selector = 0): bigint {
     const { random } = this;
     const offset = random.below(0x600) + (random.chance(0.5) ? 0x900 : 0);
-    const based = selector === 0 ? this.bitness === 16 : (selector & 4) !== 0;
+    const based = selector === 0 ? state.codeBased : (selector & 4) !== 0;
     return BigInt(offset) + (based ? 0n : BigInt(CODE_BASE));
   }
 
@@ -631,7 +634,7 @@ export class Generator {
         this.patchFrame(state, form.operandBits / 8);
         break;
       case 'Ret':
-        this.patchStack(state, this.codeTarget());
+        this.patchStack(state, this.codeTarget(state));
         break;
       case 'Popf':
       case 'Popfd':
@@ -641,14 +644,14 @@ export class Generator {
       case 'Jmp':
       case 'Call':
         if (form.immediates.length === 2)
-          this.writeFarPointer(bytes, encoded.tailAt, form.immediates[0] ?? 0);
+          this.writeFarPointer(state, bytes, encoded.tailAt, form.immediates[0] ?? 0);
         else if (
           encoded.address === undefined &&
           form.relative === 0 &&
           encoded.rm >= 0 &&
           random.chance(0.8)
         )
-          this.setGpr(state, encoded.rm, this.codeTarget());
+          this.setGpr(state, encoded.rm, this.codeTarget(state));
         break;
       case 'Loop':
       case 'Loope':
@@ -701,9 +704,9 @@ export class Generator {
     );
   }
 
-  private writeFarPointer(bytes: Uint8Array, at: number, size: number): void {
+  private writeFarPointer(state: CaseView, bytes: Uint8Array, at: number, size: number): void {
     const selector = this.codeSelector();
-    const target = this.random.chance(0.9) ? this.codeTarget(selector) : this.random.u64();
+    const target = this.random.chance(0.9) ? this.codeTarget(state, selector) : this.random.u64();
     for (let index = 0; index < size; index++)
       bytes[at + index] = Number((target >> BigInt(index * 8)) & 0xffn);
     bytes[at + size] = selector & 0xff;
@@ -717,7 +720,7 @@ export class Generator {
     const pointer = BigInt(DATA_BASE + this.windowOffset(16, 8));
     const flags = BigInt(random.u32() & (random.chance(0.5) ? 0x0cd5 : 0x24_4fd5));
     const stack = random.chance(0.7) ? BigInt(SELECTOR_DATA) : BigInt(random.pick(SELECTORS));
-    const fields = [this.codeTarget(selector), BigInt(selector), flags, pointer, stack];
+    const fields = [this.codeTarget(state, selector), BigInt(selector), flags, pointer, stack];
     const frame = new Uint8Array(48);
     const view = new DataView(frame.buffer);
     for (const [index, field] of fields.entries()) {

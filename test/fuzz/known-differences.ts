@@ -2,7 +2,7 @@
  * Where the host's silicon and Switchyard differ and neither is wrong: each entry says what is not compared,
  * for which instructions, and why. What the SDM itself leaves undefined is in undefined.ts.
  */
-import { Code, MemorySizeExt, Mnemonic } from 'iced-x86';
+import { Code, MemorySizeExt, Mnemonic, Register } from 'iced-x86';
 import type { Instruction } from 'iced-x86';
 import { CASE, CODE_BASE, CODE_SIZE, RESULT, SELECTOR_CODE64, SELECTOR_DATA16 } from '../oracle/layout.ts';
 import { FX } from '../oracle/state.ts';
@@ -75,6 +75,15 @@ function codeSelector(result: ResultView): number {
 function isFar(instruction: Instruction): boolean {
   const { isCallNear, isCallNearIndirect, isJmpShortOrNear, isJmpNearIndirect } = instruction;
   return !(isCallNear || isCallNearIndirect || isJmpShortOrNear || isJmpNearIndirect);
+}
+
+function segmentBase({ view }: CaseView, segment: Register): bigint {
+  if (segment === Register.FS) return view.getBigUint64(CASE.fsBase, true);
+  return segment === Register.GS ? view.getBigUint64(CASE.gsBase, true) : 0n;
+}
+
+function isCanonical(address: bigint): boolean {
+  return BigInt.asIntN(48, address) === BigInt.asIntN(64, address);
 }
 
 /** Whether the instruction itself raised the fault, not the one it led to. */
@@ -400,5 +409,16 @@ export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
       faulted(state, expected) &&
       expected.vector !== 13 &&
       actual.vector === 13,
+  },
+  {
+    parts: ['all'],
+    reason:
+      'AMD: a non-canonical offset from FS or GS faults even where the base makes a canonical address of it',
+    applies: ({ instruction, state, expected, actual }) =>
+      AMD &&
+      state.bitness === 64 &&
+      expected.vector === 13 &&
+      actual.vector === 14 &&
+      !isCanonical(actual.cr2 - segmentBase(state, instruction.memorySegment)),
   },
 ];

@@ -51,6 +51,7 @@ export function describeState(state: CaseView, all: boolean): string {
       `fsbase=${view.getBigUint64(CASE.fsBase, true).toString(16)} gsbase=${view.getBigUint64(CASE.gsBase, true).toString(16)}`,
     );
   else {
+    if (state.bitness === 32 && state.codeBased) lines.push(`cs=${hex16(CASE.entry + 4)}`);
     const usual = state.bitness === 16 ? SELECTOR_DATA16 : SELECTOR_DATA;
     const odd = (['ss', 'ds', 'es'] as const).filter((name) => view.getUint16(CASE[name], true) !== usual);
     if (odd.length > 0) lines.push(odd.map((name) => `${name}=${hex16(CASE[name])}`).join(' '));

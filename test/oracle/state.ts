@@ -75,7 +75,13 @@ export class CaseView {
 
   get bitness(): Bitness {
     const selector = this.view.getUint16(CASE.entry + 4, true);
-    return selector === SELECTOR_CODE64 ? 64 : selector === SELECTOR_CODE32 ? 32 : 16;
+    if (selector === SELECTOR_CODE64) return 64;
+    return selector === SELECTOR_CODE16 ? 16 : 32;
+  }
+
+  /** The code segment's base is the code page, not 0. */
+  get codeBased(): boolean {
+    return (this.view.getUint16(CASE.entry + 4, true) & 4) !== 0;
   }
 
   /** Places the instruction at an offset in the code page; bytes past the page's end do not exist. */
@@ -86,7 +92,7 @@ export class CaseView {
     view.setUint32(CASE.codeLength, length, true);
     this.bytes.fill(0, CASE.code, CASE.code + 32);
     this.bytes.set(code.subarray(0, Math.min(code.length, 32)), CASE.code);
-    view.setUint32(CASE.entry, this.bitness === 16 ? start : CODE_BASE + start, true);
+    view.setUint32(CASE.entry, this.codeBased ? start : CODE_BASE + start, true);
   }
 
   /** The instruction's bytes as far as the code page holds them. */

@@ -168,14 +168,17 @@ function chosenTarget(cx: LiftContext, bits: 16 | 32 | 64): boolean {
 
 /**
  * The target of such a conditional jump on `condition` (an 8-bit truth): the fault comes, and IP is cut to the operand
- * size, only when the jump is taken, so the next instruction's address replaces the target before it is checked.
+ * size, only when the jump is taken.
  */
 function conditionalTarget(cx: LiftContext, bits: 16 | 32 | 64, offset: number, condition: Loc): Loc {
   const { b } = cx;
-  const target = cx.nextIp();
-  b.op('movif.64', { dst: target, a: b.op(`rip.${bits}`, { dst: b.temp(), imm: offset }), b: condition });
-  checkTarget(cx, target);
-  return target;
+  const taken = b.op(`rip.${bits}`, { dst: b.temp(), imm: offset });
+  if (limited(cx)) {
+    // Offset 0 is always within the limit; the next instruction may not be, but then the fault is its own.
+    const checked = b.op('movif.64', { dst: b.const64(b.temp(), 0n), a: taken, b: condition });
+    checkTarget(cx, checked);
+  }
+  return b.op('movif.64', { dst: cx.nextIp(), a: taken, b: condition });
 }
 
 CONDITIONS.forEach((name, code) => {
