@@ -2,7 +2,8 @@
 import { exceptions } from './exceptions.ts';
 import { gates, gatesExternal } from './gates.ts';
 import { privilege, privilegeByManual } from './privilege.ts';
-import { paging32, paging64, pagingPae, paging32ByManual, pagingPaeByManual } from './paging.ts';
+import { paging32ByManual, pagingPaeByManual } from './paging-writes.ts';
+import { paging32, paging64, pagingPae } from './paging.ts';
 import { limits } from './limits.ts';
 import { v8086 } from './v8086.ts';
 import { longMode } from './longmode.ts';
