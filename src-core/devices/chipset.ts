@@ -1,6 +1,8 @@
-import type { MemoryBus, PortBus } from '../machine/bus.ts';
+import { z } from 'zod';
+import type { Device, MemoryBus, PortBus } from '../machine/bus.ts';
 import type { AcpiPm } from './acpi-pm.ts';
 import { PciFunction } from './pci.ts';
+import { u8 } from './state.ts';
 
 /** First of the seven programmable attribute map registers. */
 export const PAM0 = 0x59;
@@ -80,21 +82,47 @@ const APM_STATUS = 0xb3;
 const ACPI_ENABLE = 0xf1;
 const ACPI_DISABLE = 0xf0;
 
+const apmSchema = z.strictObject({ control: u8, status: u8 });
+
 /** Ports B2h-B3h, through which an operating system asks firmware to hand over ACPI. Without SMM it is done here. */
-export function attachApm(ports: PortBus, acpi: AcpiPm): void {
-  let control = 0;
-  let status = 0;
-  ports.register(APM_CONTROL, APM_STATUS, 'apm', {
-    byteOnly: true,
-    readPort: (port) => (port === APM_CONTROL ? control : status),
-    writePort: (port, _size, value) => {
-      if (port === APM_STATUS) {
-        status = value;
-        return;
-      }
-      control = value;
-      if (value === ACPI_ENABLE) acpi.setAcpiMode(true);
-      else if (value === ACPI_DISABLE) acpi.setAcpiMode(false);
-    },
-  });
+export class Apm implements Device {
+  readonly name = 'apm';
+  readonly #acpi: AcpiPm;
+  #control = 0;
+  #status = 0;
+
+  constructor(acpi: AcpiPm) {
+    this.#acpi = acpi;
+  }
+
+  attach(ports: PortBus): void {
+    ports.register(APM_CONTROL, APM_STATUS, this.name, {
+      byteOnly: true,
+      readPort: (port) => (port === APM_CONTROL ? this.#control : this.#status),
+      writePort: (port, _size, value) => {
+        if (port === APM_STATUS) {
+          this.#status = value;
+          return;
+        }
+        this.#control = value;
+        if (value === ACPI_ENABLE) this.#acpi.setAcpiMode(true);
+        else if (value === ACPI_DISABLE) this.#acpi.setAcpiMode(false);
+      },
+    });
+  }
+
+  reset(): void {
+    this.#control = 0;
+    this.#status = 0;
+  }
+
+  save(): unknown {
+    return { control: this.#control, status: this.#status };
+  }
+
+  restore(state: unknown): void {
+    const { control, status } = apmSchema.parse(state);
+    this.#control = control;
+    this.#status = status;
+  }
 }

@@ -1,5 +1,5 @@
 import { AcpiPm } from '../devices/acpi-pm.ts';
-import { attachApm, HostBridge, IsaBridge, PowerManagementFunction } from '../devices/chipset.ts';
+import { Apm, HostBridge, IsaBridge, PowerManagementFunction } from '../devices/chipset.ts';
 import { I8042 } from '../devices/i8042.ts';
 import { IO_APIC_BASE, IoApic } from '../devices/io-apic.ts';
 import { LocalApic } from '../devices/local-apic.ts';
@@ -98,11 +98,11 @@ export class Board {
     pci.add(0, 0, new HostBridge(memory));
     pci.add(1, 0, new IsaBridge());
     pci.add(1, 3, new PowerManagementFunction(this.acpi));
+    const apm = new Apm(this.acpi);
     this.postCode = new PostCode();
-    for (const device of [this.#pic, pit, this.rtc, ...this.uarts, i8042, port92, pci, this.postCode]) {
+    for (const device of [this.#pic, pit, this.rtc, ...this.uarts, i8042, port92, pci, apm, this.postCode]) {
       device.attach(ports);
     }
-    attachApm(ports, this.acpi);
     this.devices = [
       this.localApic,
       this.#ioApic,
@@ -114,6 +114,7 @@ export class Board {
       port92,
       this.acpi,
       pci,
+      apm,
       this.postCode,
     ];
   }

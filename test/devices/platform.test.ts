@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, it } from 'vitest';
 import { AcpiPm } from '../../src-core/devices/acpi-pm.ts';
-import { attachApm, HostBridge, IsaBridge, PowerManagementFunction } from '../../src-core/devices/chipset.ts';
+import { Apm, HostBridge, IsaBridge, PowerManagementFunction } from '../../src-core/devices/chipset.ts';
 import { DebugConsole } from '../../src-core/devices/debug-console.ts';
 import { DebugExit } from '../../src-core/devices/debug-exit.ts';
 import { I8042 } from '../../src-core/devices/i8042.ts';
@@ -30,7 +30,7 @@ describe('PCI and ACPI', () => {
     pci.add(1, 0, new IsaBridge());
     pci.add(1, 3, new PowerManagementFunction(acpi));
     pci.attach(ports);
-    attachApm(ports, acpi);
+    new Apm(acpi).attach(ports);
   });
 
   function select(device: number, fn: number, register: number): void {
