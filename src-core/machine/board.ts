@@ -33,6 +33,8 @@ export interface BoardParts {
   epochMs: () => number;
   /** An interrupt waits for the processor. */
   onInterrupt: () => void;
+  /** A non-maskable interrupt (by inter-processor interrupt; nothing else on this board raises one). */
+  onNmi: () => void;
   /** The guest pulled the processor's reset line. */
   onReset: () => void;
   onPowerOff: () => void;
@@ -67,8 +69,7 @@ export class Board {
       clock,
       acknowledgePic: () => this.#pic.acknowledge(),
       onInterrupt: parts.onInterrupt,
-      // The vCPU has no NMI input: nothing on a PC without error reporting hardware raises one, but an IPI to self.
-      onNmi: () => undefined,
+      onNmi: parts.onNmi,
       onEoi: (vector) => this.#ioApic.endOfInterrupt(vector),
       tscToNs: parts.tscToNs,
       onTscDeadlineDone: parts.onTscDeadlineDone,

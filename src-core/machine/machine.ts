@@ -148,6 +148,10 @@ export class Machine extends EventEmitter<MachineEvents> {
       ports: this.ports,
       memory: this.memory,
       epochMs,
+      onNmi: () => {
+        cpu.raiseNmi();
+        this.#loop.wake();
+      },
       onInterrupt: () => {
         cpu.interruptChanged();
         this.#loop.wake();

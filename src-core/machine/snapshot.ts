@@ -35,6 +35,7 @@ const CONTROL_WORDS = [
   CTL.cpl,
   CTL.a20Mask,
   CTL.nmiBlocked,
+  CTL.nmiPending,
   CTL.pendingDebug,
 ] as const;
 /** VCPU payload: u64 instructions, the control words, [GPR, STATE_END). */

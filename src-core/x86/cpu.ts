@@ -320,6 +320,12 @@ export class Cpu {
     this.onAttention();
   }
 
+  /** A non-maskable interrupt. While one is being handled the next waits; more than one are one. */
+  raiseNmi(): void {
+    this.set32(CTL.nmiPending, 1);
+    this.onAttention();
+  }
+
   /** True when a maskable interrupt would be taken at this instruction boundary. */
   get interruptible(): boolean {
     return (this.get32(FLAGS_SYSTEM) & FLAG_IF) !== 0 && this.get32(CTL.interruptShadow) === 0;

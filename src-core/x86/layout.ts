@@ -49,6 +49,8 @@ export const CTL = {
   codeBase: 0x70,
   /** u32: largest offset in the code segment: CS.limit, all ones in 64-bit code. */
   codeLimit: 0x78,
+  /** u32: 1 while an NMI waits to be delivered. */
+  nmiPending: 0x7c,
   /** u32: 1 while NMIs are blocked (between NMI delivery and IRET). */
   nmiBlocked: 0x58,
 } as const;

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { ExitAccounting } from '../../src-core/accounting/exits.ts';
 import { SoftwareEngine } from '../../src-core/engines/software/software-engine.ts';
-import { Arena } from '../../src-core/machine/arena.ts';
+import { ARENA, Arena } from '../../src-core/machine/arena.ts';
 import { MemoryBus, PortBus } from '../../src-core/machine/bus.ts';
 import { IcountClock } from '../../src-core/machine/clock.ts';
 import { CR0_ET, CR0_PE } from '../../src-core/x86/bits.ts';
@@ -56,6 +56,29 @@ describe('the interpreter', () => {
     engine.run(1000);
     expect(cpu.gpr(0)).toBe(5n);
     expect(cpu.instructionCount()).toBe(4);
+  });
+
+  it('delivers a non-maskable interrupt whatever IF says, and the next one after IRET', () => {
+    // 0x1000: nop; jmp $; handler at 0x1010: inc ebx; iret
+    const { cpu, engine } = machine([0x90, 0xeb, 0xfe]);
+    cpu.arena.ram.set([0x43, 0xcf], 0x1010);
+    // GDT at 0x2000 with code at 8 and data at 16; IDT at 0x3000, vector 2 an interrupt gate.
+    cpu.arena.view.setBigUint64(ARENA.ram + 0x2008, 0x00cf9b000000ffffn, true);
+    cpu.arena.view.setBigUint64(ARENA.ram + 0x2010, 0x00cf93000000ffffn, true);
+    cpu.arena.view.setBigUint64(ARENA.ram + 0x3010, 0x00008e0000081010n, true);
+    cpu.setTable('gdt', 0x2000n, 0x17);
+    cpu.setTable('idt', 0x3000n, 0xff);
+    engine.run(100, true);
+    cpu.raiseNmi();
+    engine.run(1, true);
+    expect(cpu.rip).toBe(0x1011n);
+    // A second one waits for the end of the first handler: IRET, and it is delivered.
+    cpu.raiseNmi();
+    engine.run(1, true);
+    expect(cpu.rip).toBe(0x1010n);
+    engine.run(100, true);
+    expect(cpu.gpr(3)).toBe(2n);
+    expect(cpu.rip).toBe(0x1001n);
   });
 
   it('calls, pushes and returns', () => {

@@ -22,6 +22,7 @@ function make(): { board: Board; clock: ManualClock } & ReturnType<typeof makeBu
     memory: bus.memory,
     epochMs: () => 1.7e12,
     onInterrupt: () => undefined,
+    onNmi: () => undefined,
     onReset: () => undefined,
     onPowerOff: () => undefined,
     setA20: () => undefined,

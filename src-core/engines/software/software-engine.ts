@@ -139,6 +139,11 @@ export class SoftwareEngine implements Engine {
       if (this.#exitRequested) return 'slice';
       if (block === 0) {
         const shadow = cpu.get32(CTL.interruptShadow);
+        if (shadow === 0 && cpu.get32(CTL.nmiPending) !== 0 && cpu.get32(CTL.nmiBlocked) === 0) {
+          cpu.set32(CTL.nmiPending, 0);
+          if (deliverInterrupt(cpu, VECTOR.NMI, { type: 'nmi' }) === 'shutdown') return 'shutdown';
+          continue;
+        }
         if (shadow === 0 && cpu.interruptible && cpu.interrupts.hasInterrupt()) {
           const vector = cpu.interrupts.acknowledge();
           if (vector >= 0) {
