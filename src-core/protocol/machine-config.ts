@@ -10,7 +10,6 @@ const bytes = z.custom<Uint8Array>((value) => value instanceof Uint8Array, 'byte
 
 export const clockKindSchema = z.enum(['host', 'icount']);
 /** `host`: guest time is real time. `icount`: guest time counts instructions, so that a run can be repeated exactly. */
-export type ClockKind = z.infer<typeof clockKindSchema>;
 
 export const machineConfigSchema = z
   .strictObject({

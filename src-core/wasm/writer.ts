@@ -1,4 +1,4 @@
-import { type BlockType, F32, F64, I32, I64, type ValueType } from './opcodes.ts';
+import type { BlockType, ValueType } from './opcodes.ts';
 
 /** Bytes of a wasm binary, written in place into a buffer that grows by doubling. */
 export class ByteWriter {
@@ -309,10 +309,3 @@ export class ModuleWriter {
     return out.finish();
   }
 }
-
-/** The natural wasm type of a value of so many bits. */
-export function typeOfBits(bits: 8 | 16 | 32 | 64): typeof I32 | typeof I64 {
-  return bits === 64 ? I64 : I32;
-}
-
-export { F32, F64, I32, I64 };

@@ -12,8 +12,6 @@ export const CR0_NW = 1 << 29;
 export const CR0_CD = 1 << 30;
 export const CR0_PG = 0x80000000 | 0;
 
-export const CR4_VME = 1 << 0;
-export const CR4_PVI = 1 << 1;
 export const CR4_TSD = 1 << 2;
 export const CR4_DE = 1 << 3;
 export const CR4_PSE = 1 << 4;
@@ -58,16 +56,13 @@ export const FLAGS_FIXED = 2;
 export const FLAGS_ALL = 0x3f7fd5;
 
 /** Segment attributes (SEG_FIELD.attributes). */
-export const ATTR_TYPE = 0xf;
 export const ATTR_S = 1 << 4;
-export const ATTR_DPL = 3 << 5;
 export const ATTR_P = 1 << 7;
 export const ATTR_L = 1 << 13;
 export const ATTR_DB = 1 << 14;
 export const ATTR_G = 1 << 15;
 export const ATTR_UNUSABLE = 1 << 16;
 /** Type bits of code and data segments. */
-export const TYPE_ACCESSED = 1;
 /** Data: writable. Code: readable. */
 export const TYPE_WRITABLE = 2;
 /** Data: expand-down. Code: conforming. */

@@ -131,7 +131,7 @@ export class Cpu {
   onFerr: (asserted: boolean) => void = () => undefined;
   /** An event wants the run in progress to end (set by the engine). */
   onAttention: () => void = () => undefined;
-  /** Reset was asked for by the guest (triple fault is an engine's RunEnd, not this). */
+  /** Instructions retired since power-on, exact also while a callout runs (set by the engine). */
   instructionCount: () => number = () => 0;
 
   constructor({ arena, memory, ports, clock, interrupts, accounting }: CpuParts) {

@@ -9,7 +9,6 @@ import { requireCpl0 } from './privilege.ts';
 /** Bits of DR6 and DR7 (Intel SDM volume 3, section 18.2). */
 export const DR6_BD = 1 << 13;
 export const DR6_BS = 1 << 14;
-export const DR6_BT = 1 << 15;
 export const DR7_GD = 1 << 13;
 /** B0..B3 and BD, BS, BT: what can be written; all other bits of DR6 are fixed. */
 const DR6_WRITABLE = 0xe00f;

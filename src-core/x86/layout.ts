@@ -10,8 +10,6 @@
 export const CTL = {
   /** i32: instructions the current run may still execute; wasm leaves at the next block once it is negative. */
   budget: 0x00,
-  /** i32: why wasm returned (see `EXIT` in engines/software/exit.ts). */
-  exitReason: 0x04,
   /** u32: arena address of the micro-op that left the interpreter. */
   exitUop: 0x08,
   /** u32: arena address of the block header being executed. */
@@ -22,8 +20,6 @@ export const CTL = {
   modeKey: 0x14,
   /** u32: non-zero when x87/MMX/SSE instructions must take the slow check (CR0.EM/TS, CR4.OSFXSR). */
   fpuTrap: 0x18,
-  /** u32: set by a store that hit translated code; the interpreter leaves after the current instruction. */
-  codeModified: 0x1c,
   /** i64/u64 (8 bytes): value passed between wasm and the slow memory path. */
   slowValue: 0x20,
   /** 16 bytes, aligned: wide value passed between wasm and the slow memory path. */
@@ -43,8 +39,6 @@ export const CTL = {
   faultCode: 0x60,
   /** u32: DR6 bits of data or I/O breakpoints hit by the current instruction, delivered as #DB after it. */
   pendingDebug: 0x64,
-  /** u32: instructions of the current block that were not executed (set with an early exit), for exact counts. */
-  blockRest: 0x68,
   /** u64: what is added to RIP for the linear address of code: CS.base, 0 in 64-bit code. */
   codeBase: 0x70,
   /** u32: largest offset in the code segment: CS.limit, all ones in 64-bit code. */

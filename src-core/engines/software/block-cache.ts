@@ -36,8 +36,6 @@ export class BlockCache {
   /** Every live block by key. The table wasm looks in has one place for several keys: a block put out of it stays here. */
   readonly #live = new Map<number, CachedBlock>();
   #next: number = ARENA.uops;
-  /** Blocks made so far. */
-  made = 0;
 
   /** The callbacks put and lift write protection on a page (arena address >> 12) as it gets or loses code. */
   constructor(
@@ -121,7 +119,6 @@ export class BlockCache {
       dead: false,
     };
     this.#blocks.push(block);
-    this.made++;
     if (!listed) return block;
     const inFirst = Math.min(lifted.bytes, 4096 - (code & 0xfff));
     this.#claim(block, code, inFirst);
@@ -155,6 +152,11 @@ export class BlockCache {
     entry.low = 0;
     entry.high = 0;
     for (const block of entry.blocks) {
+      if (block.dead) {
+        // Its other page was written before.
+        entry.blocks.delete(block);
+        continue;
+      }
       const inFirst = Math.min(block.bytes, 4096 - (block.code & 0xfff));
       const first = block.code >>> PAGE_SHIFT === page;
       const from = first ? block.code : block.secondPage;

@@ -14,7 +14,7 @@ import { getSigned } from '../../x86/words.ts';
 import type { Engine, RunEnd } from '../engine.ts';
 import { BlockCache, type CachedBlock, patchEnd } from './block-cache.ts';
 import { EXIT } from './exit.ts';
-import { generateInterpreter } from './interpreter/module.ts';
+import { generateInterpreter, type InterpreterImports } from './interpreter/module.ts';
 
 const WASM_PAGE = 65536;
 const PAGE = 4096;
@@ -94,7 +94,7 @@ export class SoftwareEngine implements Engine {
         slowStore: (lo: number, hi: number, info: number): number =>
           this.#slowAccess(() => cpu.mmu.slowStore(lo, hi, info)),
         callout: (id: number, uop: number): number => this.#callout(id, uop),
-      },
+      } satisfies InterpreterImports & { memory: WebAssembly.Memory },
     });
     this.#run = instance.exports.run as (block: number) => number;
     cpu.mmu.onCodeWrite = (address, size) => this.#codeWritten(address, size);

@@ -113,10 +113,9 @@ function sizes(
   ];
 }
 
-for (const [mnemonic, bits] of sizes(Mnemonic.Movsb, Mnemonic.Movsw, Mnemonic.Movsd, Mnemonic.Movsq)) {
-  if (mnemonic === Mnemonic.Movsd) continue;
-  lift(mnemonic, (cx) => liftMovs(cx, bits));
-}
+lift(Mnemonic.Movsb, (cx) => liftMovs(cx, 8));
+lift(Mnemonic.Movsw, (cx) => liftMovs(cx, 16));
+lift(Mnemonic.Movsq, (cx) => liftMovs(cx, 64));
 
 /** MOVSD is also the name of an SSE2 instruction: see the end of this file. */
 function liftMovs(cx: LiftContext, bits: Bits): void {
@@ -183,10 +182,9 @@ for (const [mnemonic, bits] of sizes(Mnemonic.Scasb, Mnemonic.Scasw, Mnemonic.Sc
   });
 }
 
-for (const [mnemonic, bits] of sizes(Mnemonic.Cmpsb, Mnemonic.Cmpsw, Mnemonic.Cmpsd, Mnemonic.Cmpsq)) {
-  if (mnemonic === Mnemonic.Cmpsd) continue;
-  lift(mnemonic, (cx) => liftCmps(cx, bits));
-}
+lift(Mnemonic.Cmpsb, (cx) => liftCmps(cx, 8));
+lift(Mnemonic.Cmpsw, (cx) => liftCmps(cx, 16));
+lift(Mnemonic.Cmpsq, (cx) => liftCmps(cx, 64));
 
 /** CMPSD likewise. */
 function liftCmps(cx: LiftContext, bits: Bits): void {
