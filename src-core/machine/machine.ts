@@ -105,7 +105,7 @@ export class Machine extends EventEmitter<MachineEvents> {
   constructor(config: MachineConfigInput) {
     super();
     this.config = machineConfigSchema.parse(config);
-    const { memoryMib, clock, engine, firmware } = this.config;
+    const { memoryMib, clock, engine, firmware, translator } = this.config;
     this.#bootPlan = planBoot(this.config, memoryMib * 1024 * 1024);
     if (engine !== 'software') throw new EngineUnavailableError(engine);
     this.arena = new Arena(memoryMib);
@@ -127,7 +127,7 @@ export class Machine extends EventEmitter<MachineEvents> {
     this.#connectCpu();
     this.#attachDebugPorts();
     if (firmware) this.memory.installRom(firmware);
-    this.#engine = new SoftwareEngine({ arena: this.arena, cpu: this.cpu });
+    this.#engine = new SoftwareEngine({ arena: this.arena, cpu: this.cpu, translator });
     this.memory.onRemap = () => this.#engine.flush();
     this.#loop = new RunLoop(this.clock, this.accounting, {
       engine: () => this.#engine,

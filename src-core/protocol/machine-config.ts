@@ -8,8 +8,25 @@ import { engineKindSchema } from './vm.ts';
 
 const bytes = z.custom<Uint8Array>((value) => value instanceof Uint8Array, 'bytes are needed');
 
+/** Executions before a region is translated, unless configured: found by measurement (docs/BENCHMARKS.md). */
+const TRANSLATION_THRESHOLD = 800;
+
 export const clockKindSchema = z.enum(['host', 'icount']);
 /** `host`: guest time is real time. `icount`: guest time counts instructions, so that a run can be repeated exactly. */
+
+/** How the software engine translates. Everything can be switched off, to learn what it is worth. */
+export const translatorOptionsSchema = z.strictObject({
+  /** Highest tier: 0 interprets micro-ops only, 1 also translates hot regions to WebAssembly. */
+  tier: z.union([z.literal(0), z.literal(1)]).default(1),
+  /** Translated regions go on to each other directly, without the dispatcher. */
+  chaining: z.boolean().default(true),
+  /** Instructions that keep leaving translated code are translated anew in a form made for that. */
+  adaptive: z.boolean().default(true),
+  /** Executions of a block after which the region it starts is translated. */
+  threshold: z.int().min(1).max(1_000_000).default(TRANSLATION_THRESHOLD),
+});
+export type TranslatorOptionsInput = z.input<typeof translatorOptionsSchema>;
+export type TranslatorOptions = z.output<typeof translatorOptionsSchema>;
 
 export const machineConfigSchema = z
   .strictObject({
@@ -34,6 +51,7 @@ export const machineConfigSchema = z
     logPorts: z.array(z.int().min(0).max(0xffff)).default([]),
     /** isa-debug-exit at port F4h. */
     debugExit: z.boolean().default(false),
+    translator: translatorOptionsSchema.prefault({}),
     /** A reset or triple fault ends the run instead of booting again. */
     noReboot: z.boolean().default(false),
   })

@@ -1,4 +1,5 @@
 import { parseArgs } from 'node:util';
+import type { TranslatorOptionsInput } from '../../src-core/protocol/machine-config.ts';
 import { MEMORY_MIB_MAX, MEMORY_MIB_MIN } from '../../src-core/protocol/vm.ts';
 
 /** A command line that cannot be carried out; ends the program with exit code 2 and this one line. */
@@ -31,6 +32,7 @@ export interface RunOptions {
   clock: 'host' | 'icount';
   stats: string | undefined;
   noReboot: boolean;
+  translator: TranslatorOptionsInput;
 }
 
 export const MEMORY_MIB_DEFAULT = 256;
@@ -52,6 +54,12 @@ The machine
   --clock NAME             host: guest time is real time (default); icount: it counts instructions, repeatable
   --no-reboot              a reset or triple fault ends the run instead of rebooting
   --debug-exit             isa-debug-exit at port 0xf4
+
+What the software engine does (for experiments)
+  --tier N                 0: interpret only; 1: translate hot code too (default 1)
+  --threshold N            executions before code is translated
+  --no-chaining            translated regions do not go on to each other directly
+  --no-adaptive            instructions that keep leaving translated code are not translated anew
 
 Where its output goes
   --serial TARGET          COM1: stdio (default), file:FILE or none
@@ -109,6 +117,12 @@ export function parseRunArguments(args: string[]): RunOptions {
     clock: parseChoice('--clock', values.clock, ['host', 'icount']),
     stats: values.stats,
     noReboot: values['no-reboot'],
+    translator: {
+      tier: parseChoice('--tier', values.tier, ['0', '1']) === '0' ? 0 : 1,
+      chaining: !values['no-chaining'],
+      adaptive: !values['no-adaptive'],
+      ...(values.threshold !== undefined && { threshold: parseThreshold(values.threshold) }),
+    },
   };
   if (options.exitOn === '') throw new UsageError('--exit-on needs a text that is not empty');
   if (options.serial.kind === 'stdio' && options.serial2.kind === 'stdio') {
@@ -140,6 +154,10 @@ function parse(args: string[]) {
         clock: { type: 'string', default: 'host' },
         stats: { type: 'string' },
         'no-reboot': { type: 'boolean', default: false },
+        tier: { type: 'string', default: '1' },
+        threshold: { type: 'string' },
+        'no-chaining': { type: 'boolean', default: false },
+        'no-adaptive': { type: 'boolean', default: false },
       },
     });
     if (positionals[0] !== undefined) throw new UsageError(`unexpected argument "${positionals[0]}"`);
@@ -178,6 +196,14 @@ function parseLogPort(text: string): { port: number; path: string } {
   const port = Number(match?.[1] ?? NaN);
   if (!match?.[2] || port > 0xffff) throw new UsageError(`--log-port must be 0xNNN=FILE, not "${text}"`);
   return { port, path: match[2] };
+}
+
+function parseThreshold(text: string): number {
+  const threshold = /^\d+$/.test(text) ? Number(text) : NaN;
+  if (!(threshold >= 1 && threshold <= 1_000_000)) {
+    throw new UsageError(`--threshold must be a whole number from 1 to 1000000, not "${text}"`);
+  }
+  return threshold;
 }
 
 function parseTimeout(text: string | undefined): number | undefined {

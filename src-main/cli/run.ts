@@ -46,6 +46,7 @@ function buildMachine(options: RunOptions): Machine {
       logPorts: options.logPorts.map(({ port }) => port),
       debugExit: options.debugExit,
       noReboot: options.noReboot,
+      translator: options.translator,
     });
   } catch (error) {
     if (error instanceof LoadError || error instanceof BootError || error instanceof EngineUnavailableError) {

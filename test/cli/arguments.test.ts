@@ -27,6 +27,7 @@ describe('run', () => {
       clock: 'icount',
       stats: 't',
       noReboot: true,
+      translator: { tier: 1, chaining: true, adaptive: true },
     });
   });
 
@@ -41,6 +42,7 @@ describe('run', () => {
       clock: 'host',
       debugExit: false,
       noReboot: false,
+      translator: { tier: 1, chaining: true, adaptive: true },
       exitOn: undefined,
       timeoutSeconds: undefined,
     });

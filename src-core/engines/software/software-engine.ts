@@ -2,6 +2,7 @@ import type { ExitReason } from '../../accounting/exits.ts';
 import type { Arena } from '../../machine/arena.ts';
 import { FLAG_RF, FLAG_TF } from '../../x86/bits.ts';
 import { callouts } from '../../x86/callout.ts';
+import type { TranslatorOptions } from '../../protocol/machine-config.ts';
 import type { Cpu } from '../../x86/cpu.ts';
 import { INSTRUCTION_BYTES_MAX, isPrefix } from '../../x86/decoder.ts';
 import { DR6_BS, instructionBreakpoint, raiseDebug } from '../../x86/debug.ts';
@@ -73,7 +74,7 @@ export class SoftwareEngine implements Engine {
   /** Everything cached must go as soon as no block is being executed. */
   #flushPending = false;
 
-  constructor({ arena, cpu }: { arena: Arena; cpu: Cpu }) {
+  constructor({ arena, cpu }: { arena: Arena; cpu: Cpu; translator?: TranslatorOptions }) {
     this.#arena = arena;
     this.#cpu = cpu;
     this.#blocks = new BlockCache(
