@@ -3,6 +3,7 @@ import { SearchAddon, type ISearchOptions } from '@xterm/addon-search';
 import { Terminal } from '@xterm/xterm';
 import type { EventData } from '../../src-core/protocol/api.ts';
 import type { App } from '../state/app.svelte.ts';
+import { InputQueue, type InputPlace } from './input.ts';
 import { DARK, DARK_MATCHES, LIGHT, LIGHT_MATCHES } from './palette.ts';
 
 export type SerialPort = 0 | 1;
@@ -14,6 +15,8 @@ const ACK_LOT_CHARS = 16 * 1024;
 const ACK_DELAY_MS = 50;
 /** A paste goes to the host in pieces, each after the one before was taken. */
 const PASTE_PIECE_CHARS = 64 * 1024;
+/** How long keys wait for the clipboard. A browser that asks the user first takes as long as the user does. */
+const CLIPBOARD_WAIT_MS = 1000;
 
 export interface SessionCallbacks {
   onSize: (columns: number, rows: number) => void;
@@ -34,6 +37,9 @@ export class ConsoleSession {
   readonly #fit = new FitAddon();
   readonly #search = new SearchAddon();
   readonly #stopListening: () => void;
+  readonly #input: InputQueue;
+  /** Where the text goes that the terminal gives out while it pastes. */
+  #pasteInto: InputPlace | null = null;
   #subscription: number | null = null;
   /** Events that overtook the answer that tells the subscription's number. */
   #early: EventData<'serial'>[] = [];
@@ -46,6 +52,11 @@ export class ConsoleSession {
     this.#app = app;
     this.#vmId = vmId;
     this.#port = port;
+    this.#input = new InputQueue(
+      PASTE_PIECE_CHARS,
+      (text) => app.call('serialInput', { vmId, port, text }),
+      (error) => app.toasts.error('Typing into the console failed', error),
+    );
     const style = getComputedStyle(element);
     this.terminal = new Terminal({
       allowProposedApi: true, // the search's highlights are decorations
@@ -64,8 +75,8 @@ export class ConsoleSession {
     this.terminal.loadAddon(this.#search);
     this.terminal.open(element);
     this.terminal.attachCustomKeyEventHandler((event) => this.#key(event, callbacks));
-    this.terminal.onData((text) => void this.#type(text));
-    this.terminal.onBinary((text) => void this.#type(text));
+    this.terminal.onData((text) => this.#type(text));
+    this.terminal.onBinary((text) => this.#type(text));
     this.terminal.onSelectionChange(() => callbacks.onSelection(this.terminal.hasSelection()));
     this.terminal.onResize(({ cols, rows }) => {
       callbacks.onSize(cols, rows);
@@ -133,19 +144,8 @@ export class ConsoleSession {
     void this.#app.attempt('The console fell out of step', sent);
   }
 
-  async #type(text: string): Promise<void> {
-    const vm = this.#app.vms.get(this.#vmId);
-    if (vm?.state !== 'running') return;
-    for (let at = 0; at < text.length; at += PASTE_PIECE_CHARS) {
-      const piece = text.slice(at, at + PASTE_PIECE_CHARS);
-      const sent = this.#app.call('serialInput', { vmId: this.#vmId, port: this.#port, text: piece });
-      try {
-        await sent;
-      } catch (error) {
-        this.#app.toasts.error('Typing into the console failed', error);
-        return;
-      }
-    }
+  #type(text: string): void {
+    if (this.#app.vms.get(this.#vmId)?.state === 'running') (this.#pasteInto ?? this.#input).add(text);
   }
 
   /** False keeps the key from the terminal. */
@@ -165,9 +165,21 @@ export class ConsoleSession {
     if (this.terminal.hasSelection()) await navigator.clipboard.writeText(this.terminal.getSelection());
   }
 
+  /** Pastes the clipboard. The next key is the terminal's already, and comes after what is pasted. */
   async paste(): Promise<void> {
-    this.terminal.paste(await navigator.clipboard.readText());
     this.terminal.focus();
+    const place = this.#input.reserve();
+    const timer = setTimeout(place.close, CLIPBOARD_WAIT_MS);
+    try {
+      const text = await navigator.clipboard.readText();
+      if (this.#disposed) return;
+      this.#pasteInto = place;
+      this.terminal.paste(text);
+    } finally {
+      this.#pasteInto = null;
+      clearTimeout(timer);
+      place.close();
+    }
   }
 
   /** Takes the element's size; nothing while it is hidden. */
@@ -197,9 +209,11 @@ export class ConsoleSession {
     this.terminal.options.disableStdin = !enabled;
   }
 
-  find(term: string, direction: 'next' | 'previous', options: ISearchOptions): boolean {
+  /** Selects the next or previous match; `onMatches` tells how many there are, now and as output comes. */
+  find(term: string, direction: 'next' | 'previous', options: ISearchOptions): void {
     const all = { ...options, decorations: this.#dark ? DARK_MATCHES : LIGHT_MATCHES };
-    return direction === 'next' ? this.#search.findNext(term, all) : this.#search.findPrevious(term, all);
+    if (direction === 'next') this.#search.findNext(term, all);
+    else this.#search.findPrevious(term, all);
   }
 
   endSearch(): void {
