@@ -32,7 +32,7 @@ export async function startApp(cache?: string): Promise<RunningApp> {
       child.kill('SIGTERM');
       await ended;
     }
-    rmSync(directory, { recursive: true, force: true });
+    rmSync(directory, { recursive: true, force: true, maxRetries: 10, retryDelay: 200 });
   };
   try {
     const address = await readAddress(child);

@@ -52,7 +52,8 @@ export async function openBrowser(address: string, colorScheme: 'light' | 'dark'
   await page.goto(address);
   const close = async (): Promise<void> => {
     await context.close();
-    rmSync(profile, { recursive: true, force: true });
+    // Its last processes may still be writing.
+    rmSync(profile, { recursive: true, force: true, maxRetries: 10, retryDelay: 200 });
   };
   return { context, page, errors, close };
 }

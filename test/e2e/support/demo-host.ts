@@ -3,6 +3,8 @@ import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { ApiClient, type Transport } from '../../../src-core/protocol/client.ts';
+import { DEFAULT_VM_CONFIG } from '../../../src-core/protocol/vm.ts';
 import { openHost, type OpenHost } from '../../../src-main/host/open.ts';
 import { forkLauncher } from '../../../src-main/host/vm-process-handle.ts';
 import { WindowServer } from '../../../src-main/server/server.ts';
@@ -16,6 +18,10 @@ export interface DemoHost extends OpenHost {
   /** Directory with files to boot from: `vmlinuz` (passes for a kernel), `initrd.gz`, `large.gz`, `notes.txt`. */
   files: string;
   faults: Error[];
+  /** The API without a window. */
+  api: ApiClient;
+  /** Sees to it that there is a VM of this name, and that it runs, whatever earlier tests left. */
+  run: (name: string) => Promise<void>;
   stop: () => Promise<void>;
 }
 
@@ -41,12 +47,29 @@ export async function startDemoHost(
     fileURLToPath(new URL('../../../out/renderer', import.meta.url)),
   );
   const address = await server.listen(0);
+  const transport: Transport = {
+    send: (message) => void connection.receive(message),
+    onMessage: () => undefined,
+    onClose: () => undefined,
+  };
+  const connection = opened.host.connect((message) => transport.onMessage(message));
+  const api = new ApiClient(transport);
+  const run = async (name: string): Promise<void> => {
+    const vm =
+      (await api.call('listVms', {})).find(({ config }) => config.name === name) ??
+      (await api.call('createVm', {
+        config: { ...DEFAULT_VM_CONFIG, name, kernel: join(files, 'vmlinuz') },
+      }));
+    if (vm.state === 'stopped' || vm.state === 'crashed') await api.call('start', { vmId: vm.id });
+    else if (vm.state === 'paused') await api.call('resume', { vmId: vm.id });
+  };
   const stop = async (): Promise<void> => {
     server.close();
     await opened.close();
-    for (const path of [directory, files]) rmSync(path, { recursive: true, force: true });
+    for (const path of [directory, files])
+      rmSync(path, { recursive: true, force: true, maxRetries: 10, retryDelay: 200 });
   };
-  return { ...opened, server, address, files, faults, stop };
+  return { ...opened, server, address, files, faults, api, run, stop };
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url)) {

@@ -82,8 +82,8 @@ const LOAD: Partial<Record<ExitReason, [perSecond: number, ns: number, details?:
   slice: [480, 1200],
 };
 
-function say(message: VmProcessMessage): void {
-  process.send?.(message);
+function say(message: VmProcessMessage, sent?: () => void): void {
+  process.send?.(message, undefined, undefined, sent);
 }
 
 function print(text: string, port: 0 | 1 = 0): void {
@@ -121,8 +121,7 @@ function run(command: string): void {
   } else if (name === 'flood') for (let i = 0; i < 20_000; i++) print(`flood line ${i}\n`);
   else if (name === 'busy') busyUntil = performance.now() + 60_000;
   else if (name === 'poweroff') {
-    say({ type: 'ended', kind: 'powerOff', message: 'The guest powered off.' });
-    setImmediate(() => process.exit(0));
+    say({ type: 'ended', kind: 'powerOff', message: 'The guest powered off.' }, () => process.exit(0));
   } else if (name === 'crash') {
     setImmediate(() => {
       throw new Error('assertion failed: the interrupt window was open');
@@ -136,6 +135,9 @@ function type(text: string): void {
     if (character === '\r' || character === '\n') {
       print('\n');
       run(line);
+      line = '';
+    } else if (character === '\x15') {
+      print('\b \b'.repeat(line.length));
       line = '';
     } else if (character === '\x7f') {
       if (line !== '') print('\b \b');

@@ -1,5 +1,7 @@
 import type { Locator, Page } from 'playwright-core';
 
+const LIMIT_MS = 15_000;
+
 /** What a test does to the window, by the roles and names a user of a screen reader would go by. */
 export class Window {
   readonly page: Page;
@@ -17,7 +19,38 @@ export class Window {
   }
 
   row(name: string): Locator {
-    return this.page.getByRole('navigation').locator('button.row', { hasText: name });
+    const label = this.page.getByText(name, { exact: true });
+    return this.page.getByRole('navigation').locator('button.row').filter({ has: label });
+  }
+
+  /** The name of the machine that is on show. */
+  title(name: string): Locator {
+    return this.page.getByRole('heading', { level: 1, name, exact: true });
+  }
+
+  /** The element with the focus. */
+  focused(): Locator {
+    return this.page.locator(':focus');
+  }
+
+  /** Waits until the last dialog is gone, and with it what it kept from the rest of the window. */
+  async untilNoDialog(): Promise<void> {
+    await until(async () => String(await this.page.locator('dialog[open]').count()), '0', LIMIT_MS);
+  }
+
+  /** Leaves all dialogs that are open. */
+  async leaveDialogs(): Promise<void> {
+    for (let left = 5; left > 0 && (await this.page.locator('dialog[open]').count()) > 0; left--)
+      await this.page.keyboard.press('Escape');
+    await this.untilNoDialog();
+  }
+
+  /** Shows a machine's console, whatever was on show before. */
+  async show(name: string): Promise<void> {
+    await this.leaveDialogs();
+    await this.row(name).click();
+    await this.title(name).waitFor();
+    await this.page.getByRole('tab', { name: 'Console' }).click();
   }
 
   state(): Locator {
@@ -41,7 +74,8 @@ export class Window {
     if (fields.commandLine !== undefined)
       await dialog.getByLabel('Command line', { exact: true }).fill(fields.commandLine);
     await this.button('Create', dialog).click();
-    await this.page.getByRole('heading', { level: 1, name: fields.name }).waitFor();
+    await this.title(fields.name).waitFor();
+    await this.untilNoDialog();
   }
 
   /** The rows of the terminal that are on the screen, as a screen reader reads them. */
@@ -50,16 +84,34 @@ export class Window {
     return (await rows.allTextContents()).map((row) => row.replaceAll('\u00a0', ' ').trimEnd()).join('\n');
   }
 
-  async untilConsole(wanted: string | RegExp, limitMs = 15_000): Promise<void> {
+  async untilConsole(wanted: string | RegExp, limitMs = LIMIT_MS): Promise<void> {
     await until(() => this.consoleText(), wanted, limitMs);
   }
 
+  async focusConsole(): Promise<void> {
+    const terminal = this.page.locator('.xterm-helper-textarea');
+    const focus = async (): Promise<string> => {
+      await terminal.focus();
+      return (await terminal.evaluate((element) => element === document.activeElement))
+        ? 'focused'
+        : 'elsewhere';
+    };
+    await until(focus, 'focused', LIMIT_MS);
+  }
+
   async type(text: string): Promise<void> {
-    await this.page.locator('.xterm-helper-textarea').focus();
+    await this.focusConsole();
     await this.page.keyboard.type(text);
   }
 
-  async untilState(wanted: string, limitMs = 15_000): Promise<void> {
+  /** Types a line for the guest's shell, in place of what may stand on the line already. */
+  async command(line: string): Promise<void> {
+    await this.focusConsole();
+    await this.page.keyboard.press('Control+U');
+    await this.page.keyboard.type(`${line}\n`);
+  }
+
+  async untilState(wanted: string, limitMs = LIMIT_MS): Promise<void> {
     await until(async () => (await this.state().textContent()) ?? '', wanted, limitMs);
   }
 }
