@@ -11,8 +11,17 @@ export interface OpFields {
   c?: number;
 }
 
+/** How a block ends, where the translator can make use of it. */
+export type BlockExit =
+  /** A near call: the next instruction stands at offset `next` from the block's start. */
+  | { kind: 'call'; next: number }
+  /** A near return. */
+  | { kind: 'return' };
+
 /** Collects the IR of one block, instruction by instruction. */
 export class IrBuilder {
+  /** Set by the lifters of near calls and returns. */
+  exit: BlockExit | undefined;
   readonly ops: IrOp[] = [];
   /** For each guest instruction: index of its first operation and its offset in bytes from the block's start. */
   readonly instructions: { firstOp: number; offset: number }[] = [];

@@ -12,12 +12,38 @@ import type { ValueType } from '../wasm/opcodes.ts';
  */
 export type Loc = number;
 
+/** Sizes of an access to the guest's memory. */
+export type AccessBytes = 1 | 2 | 4 | 8 | 16;
+
 /** Bits of an integer operand or result. */
 export type Bits = 8 | 16 | 32 | 64;
+
+/**
+ * The arithmetic that flags come from, by locals: add and sub give r from x and y (no carry in), logic gives r. Values
+ * of 8 and 16 bits stand zero-extended in x and y; the upper bits of r are not defined.
+ */
+export interface FlagArithmetic {
+  kind: 'add' | 'sub' | 'logic';
+  bits: Bits;
+  x: number;
+  y: number;
+  r: number;
+}
+
+/** A complete set of arithmetic flags, as code that need not be emitted where nothing looks at them. */
+export interface FlagSource {
+  /** Pushes FLAGS_RESULT (i64). Reads scratch locals of its operation only. */
+  result: () => void;
+  /** Pushes FLAGS_AUX (i32). Likewise. */
+  aux: () => void;
+  arithmetic?: FlagArithmetic;
+}
 
 /** What an operation's emitter has to work with. All methods append to `w`. */
 export interface OpGen {
   readonly w: CodeWriter;
+  /** The operation's immediate where it is known while emitting (the translator), undefined in the interpreter. */
+  readonly immediate: number | undefined;
   /** Pushes operand a / b / dst: i32 zero-extended for 8, 16 and 32 bits, i64 for 64. */
   a(bits: Bits): void;
   b(bits: Bits): void;
@@ -46,8 +72,11 @@ export interface OpGen {
   /** Pushes FLAGS_RESULT (i64) / FLAGS_AUX (i32); writes what `value` pushes. */
   flagsResult(): void;
   flagsAux(): void;
-  setFlagsResult(value: () => void): void;
   setFlagsAux(value: () => void): void;
+  /** Writes all arithmetic flags. The source's scratch locals belong to it from here on: do not write them again. */
+  setFlags(source: FlagSource): void;
+  /** Where the flags came from, when that is known and nothing changed them since. */
+  flagArithmetic(): FlagArithmetic | undefined;
   /** Pushes / writes a word of vCPU state that is no operand. */
   state32(offset: number): void;
   state64(offset: number): void;
@@ -55,20 +84,28 @@ export interface OpGen {
   setState64(offset: number, value: () => void): void;
   /** Leaves guest code with a fault at this instruction. Code after it (in the same wasm block) is dead. */
   fault(vector: number, errorCode: number): void;
-  /** Calls a callout with this operation's operands; leaves guest code when it faulted. */
+  /**
+   * Calls a callout with this operation's operands; leaves guest code when it faulted, or when something wants
+   * attention. It must be the last thing the operation does on its path.
+   */
   callout(callout: Callout): void;
   /** The same for the callout that the operation itself names. */
   calloutOfOp(): void;
   /**
-   * Pushes what is in the guest's memory at the linear address in local `address` (i64): i32 up to 4 bytes, i64 for 8,
-   * v128 for 16. `forWrite` asks for write permission too (read-modify-write). Field c says which segment's fault a
-   * non-canonical address raises and whether 16 bytes must be aligned (ACCESS_INFO).
+   * Pushes what is in the guest's memory at the linear address in local `address` (i32 for addresses of 32 bits, else
+   * i64): i32 up to 4 bytes, i64 for 8, v128 for 16. `forWrite` asks for write permission too (read-modify-write).
+   * Field c says which segment's fault a non-canonical address raises and whether 16 bytes must be aligned
+   * (ACCESS_INFO). The operation has changed nothing before.
    */
-  load(address: number, bytes: 1 | 2 | 4 | 8 | 16, forWrite: boolean): void;
-  /** Stores local `value` (i32 up to 4 bytes, i64 for 8, v128 for 16) to the guest's memory. */
-  store(address: number, bytes: 1 | 2 | 4 | 8 | 16, value: number): void;
-  /** Ends the block: RIP += what `offset` pushes (i32), truncated to the code size. */
-  jumpRelative(codeBits: 16 | 32 | 64, offset: () => void): void;
+  load(address: number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void;
+  /** Stores local `value` (i32 up to 4 bytes, i64 for 8, v128 for 16) to the guest's memory. Likewise. */
+  store(address: number, width: 32 | 64, bytes: AccessBytes, value: number): void;
+  /** Ends the block: RIP += the immediate, truncated to the code size. */
+  jump(codeBits: 16 | 32 | 64): void;
+  /** Ends the block: RIP += the immediate where `condition` pushes non-zero (i32), else field c. */
+  branch(codeBits: 16 | 32 | 64, condition: () => void): void;
+  /** RIP += the immediate where `condition` pushes non-zero, else on with the next operation. */
+  skip(codeBits: 16 | 32 | 64, condition: () => void): void;
   /** Ends the block: RIP = what `target` pushes (i64). */
   jumpAbsolute(target: () => void): void;
   /** Ends the block and returns to the run loop with RIP as it stands. */
@@ -90,6 +127,8 @@ export interface OpDef {
   /** Bits of dst that are written by definition (for liveness): 128 for XMM. */
   readonly bits: Bits | 128;
   readonly flags: FlagUse;
+  /** Writes the flags on some paths only, or through a callout: they must stand in the vCPU state before and after. */
+  readonly flagsInState: boolean;
   /** Can fault, call out, or leave guest code: state must be precise before it. */
   readonly leaves: boolean;
   /** Ends the block: RIP is set. */
@@ -101,6 +140,7 @@ export interface OpTraits {
   reads?: string;
   writes?: boolean;
   flags?: FlagUse;
+  flagsInState?: boolean;
   leaves?: boolean;
   terminates?: boolean;
 }
@@ -118,6 +158,7 @@ export function defineOp(name: string, bits: Bits | 128, traits: OpTraits, emit:
     reads: traits.reads ?? 'ab',
     writes: traits.writes ?? true,
     flags: traits.flags ?? 'none',
+    flagsInState: traits.flagsInState ?? false,
     leaves: traits.leaves ?? false,
     terminates: traits.terminates ?? false,
     emit,

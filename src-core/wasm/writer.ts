@@ -196,6 +196,16 @@ export class CodeWriter {
     this.code.byte(0x10).u32(index);
     return this;
   }
+  /** Calls the function in slot (on the stack) of table 0; its type's index. */
+  callIndirect(type: number): this {
+    this.code.byte(0x11).u32(type).u32(0);
+    return this;
+  }
+  /** The same as a tail call. */
+  returnCallIndirect(type: number): this {
+    this.code.byte(0x13).u32(type).u32(0);
+    return this;
+  }
   drop(): this {
     this.code.byte(0x1a);
     return this;
@@ -245,6 +255,8 @@ export class ModuleWriter {
   readonly #imports: { name: string; type: number }[] = [];
   readonly #functions: { type: number; body: Uint8Array | undefined }[] = [];
   readonly #exports: { name: string; index: number }[] = [];
+  readonly #elements: { slot: number; index: number }[] = [];
+  #table = 0;
 
   #type({ parameters, results }: FunctionType): number {
     const key = `${parameters.join()}:${results.join()}`;
@@ -256,6 +268,21 @@ export class ModuleWriter {
     for (const type of results) out.byte(type);
     this.#typeBytes.push(out.finish());
     return this.#types.push(key) - 1;
+  }
+
+  /** Index of a function type. */
+  functionType(parameters: readonly ValueType[], results: readonly ValueType[]): number {
+    return this.#type({ parameters, results });
+  }
+
+  /** Imports env.table, a table of functions with at least `size` slots, as table 0. */
+  importTable(size: number): void {
+    this.#table = size;
+  }
+
+  /** Puts a function into a slot of table 0 when the module is instantiated. */
+  element(slot: number, index: number): void {
+    this.#elements.push({ slot, index });
   }
 
   /** Imports env.NAME; all imports come before the first function. Returns the function index. */
@@ -290,8 +317,9 @@ export class ModuleWriter {
     const types = new ByteWriter().u32(this.#typeBytes.length);
     for (const bytes of this.#typeBytes) types.raw(bytes);
     section(1, types);
-    const imports = new ByteWriter().u32(this.#imports.length + 1);
+    const imports = new ByteWriter().u32(this.#imports.length + 1 + (this.#table > 0 ? 1 : 0));
     imports.name('env').name('memory').byte(2).byte(3).u32(pages).u32(pages);
+    if (this.#table > 0) imports.name('env').name('table').byte(1).byte(0x70).byte(0).u32(this.#table);
     for (const { name, type } of this.#imports) imports.name('env').name(name).byte(0).u32(type);
     section(2, imports);
     const functions = new ByteWriter().u32(this.#functions.length);
@@ -300,6 +328,13 @@ export class ModuleWriter {
     const exports = new ByteWriter().u32(this.#exports.length);
     for (const { name, index } of this.#exports) exports.name(name).byte(0).u32(index);
     section(7, exports);
+    if (this.#elements.length > 0) {
+      const elements = new ByteWriter().u32(this.#elements.length);
+      for (const { slot, index } of this.#elements) {
+        elements.byte(0).byte(0x41).s32(slot).byte(0x0b).u32(1).u32(index);
+      }
+      section(9, elements);
+    }
     const code = new ByteWriter(65536).u32(this.#functions.length);
     for (const { body } of this.#functions) {
       if (!body) throw new Error('a declared function has no body');

@@ -47,6 +47,13 @@ export const CTL = {
   nmiPending: 0x7c,
   /** u32: 1 while NMIs are blocked (between NMI delivery and IRET). */
   nmiBlocked: 0x58,
+  /**
+   * u32: 0 when FLAGS_RESULT and FLAGS_AUX hold; else how to make them from flagsX and flagsY (u64 each), which is what
+   * translated code leaves (flagsKindOf in ir/ops/arithmetic.ts). 0 wherever TypeScript runs.
+   */
+  flagsKind: 0x80,
+  flagsX: 0x88,
+  flagsY: 0x90,
 } as const;
 
 /** General registers in encoding order: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8..R15; 8 bytes each. */

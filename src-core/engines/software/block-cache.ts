@@ -36,13 +36,21 @@ export class BlockCache {
   /** Every live block by key. The table wasm looks in has one place for several keys: a block put out of it stays here. */
   readonly #live = new Map<number, CachedBlock>();
   #next: number = ARENA.uops;
+  readonly #heat: number;
+  readonly #onDeath: (block: CachedBlock) => void;
 
-  /** The callbacks put and lift write protection on a page (arena address >> 12) as it gets or loses code. */
+  /**
+   * The first callbacks put and lift write protection on a page (arena address >> 12) as it gets or loses code; `onDeath`
+   * hears of blocks whose code changed. A block is hot after `heat` executions.
+   */
   constructor(
     arena: Arena,
     protectPage: (arenaPage: number) => void,
     unprotectPage: (arenaPage: number) => void,
+    { heat, onDeath }: { heat: number; onDeath: (block: CachedBlock) => void },
   ) {
+    this.#heat = heat;
+    this.#onDeath = onDeath;
     this.#arena = arena;
     this.#protectPage = protectPage;
     this.#unprotectPage = unprotectPage;
@@ -94,6 +102,11 @@ export class BlockCache {
     u32[entry + 2] = address;
   }
 
+  /** The same, without touching the table. */
+  peek(code: number, modeKey: number): CachedBlock | undefined {
+    return this.#live.get(keyOf(code, modeKey));
+  }
+
   /** Encodes a lifted block and enters it in the table (`listed` false: it is for one use). */
   add(lifted: LiftedBlock, code: number, modeKey: number, secondPage: number, listed = true): CachedBlock {
     const { view, u32 } = this.#arena;
@@ -102,6 +115,9 @@ export class BlockCache {
     u32[(address + BLOCK.count) >> 2] = lifted.instructions.length;
     u32[(address + BLOCK.bytes) >> 2] = lifted.bytes;
     u32[(address + BLOCK.id) >> 2] = id;
+    u32[(address + BLOCK.region) >> 2] = 0;
+    u32[(address + BLOCK.heat) >> 2] = this.#heat;
+    u32[(address + BLOCK.entries) >> 2] = 0;
     const first = address + BLOCK.header;
     lifted.ops.forEach((ir, index) => writeUop(view, first + index * UOP.size, ir));
     this.#next = first + lifted.ops.length * UOP.size;
@@ -189,6 +205,7 @@ export class BlockCache {
     }
     const key = keyOf(block.code, block.modeKey);
     if (this.#live.get(key) === block) this.#live.delete(key);
+    this.#onDeath(block);
   }
 }
 

@@ -10,6 +10,8 @@ export const EXIT = {
   check: 3,
   /** The next block may run past CS.limit. */
   limit: 4,
+  /** Block CTL.currentBlock was executed so often that the region it starts should be translated. */
+  hot: 5,
 } as const;
 
 /** A block of micro-ops: a header of 16 bytes, then the micro-ops. */
@@ -20,7 +22,27 @@ export const BLOCK = {
   bytes: 4,
   /** u32: index into the engine's list of blocks. */
   id: 8,
-  header: 16,
+  /** u32: table slot of the translated region that starts here, 0 for none. */
+  region: 12,
+  /** i32: executions left until EXIT.hot. */
+  heat: 16,
+  /** u32: how often the region that starts here was entered. */
+  entries: 20,
+  header: 32,
+} as const;
+
+/** What a translated region's function returns. The vCPU state is complete then. */
+export const REGION = {
+  /** On with whatever stands at RIP. */
+  continue: 0,
+  /** The block must be interpreted: the budget is too small for the region, or CS's limit too near. Nothing was executed. */
+  refuse: 1,
+  /** Interpretation goes on at micro-op CTL.exitUop of block CTL.currentBlock, which is paid for. */
+  resume: 2,
+  /** As EXIT.check. */
+  check: 3,
+  /** As EXIT.fault. */
+  fault: 4,
 } as const;
 
 /** One micro-op: an IR operation with its operands, 16 bytes. */

@@ -2,7 +2,7 @@ import type { ExitReason } from '../../accounting/exits.ts';
 import type { Arena } from '../../machine/arena.ts';
 import { FLAG_RF, FLAG_TF } from '../../x86/bits.ts';
 import { callouts } from '../../x86/callout.ts';
-import type { TranslatorOptions } from '../../protocol/machine-config.ts';
+import { type TranslatorOptions, translatorOptionsSchema } from '../../protocol/machine-config.ts';
 import type { Cpu } from '../../x86/cpu.ts';
 import { INSTRUCTION_BYTES_MAX, isPrefix } from '../../x86/decoder.ts';
 import { DR6_BS, instructionBreakpoint, raiseDebug } from '../../x86/debug.ts';
@@ -11,10 +11,12 @@ import { deliverException, deliverInterrupt } from '../../x86/interrupts.ts';
 import { CTL, DR7, FLAGS_SYSTEM, RIP } from '../../x86/layout.ts';
 import { BLOCK_INSTRUCTIONS_MAX, liftBlock } from '../../x86/lift/block.ts';
 import { codeSizeOf, MODE } from '../../x86/mode.ts';
+import { ACCESS, SLOW } from '../../x86/mmu.ts';
 import { getSigned } from '../../x86/words.ts';
 import type { Engine, RunEnd } from '../engine.ts';
 import { BlockCache, type CachedBlock, patchEnd } from './block-cache.ts';
-import { EXIT } from './exit.ts';
+import { EXIT, REGION, UOP } from './exit.ts';
+import { Translator, type TranslatorStatistics } from './translator/translator.ts';
 import { generateInterpreter, type InterpreterImports } from './interpreter/module.ts';
 
 const WASM_PAGE = 65536;
@@ -24,6 +26,8 @@ const TWO_32 = 0x100000000;
 const BLOCK_BYTES_MAX = 256;
 /** What Mmu.fetchPage returns where no plain memory is. */
 const DEVICE_PAGE = -2;
+/** Executions until a block is hot, for a tier that never is. */
+const NEVER_HOT = 0;
 /** One in this many callouts of a reason is timed. */
 const TIMED_EVERY = 64;
 
@@ -54,7 +58,9 @@ export class SoftwareEngine implements Engine {
   readonly #arena: Arena;
   readonly #cpu: Cpu;
   readonly #blocks: BlockCache;
-  readonly #run: (block: number) => number;
+  readonly #translator: Translator;
+  readonly #interpret: (block: number) => number;
+  readonly #deferredFlags: () => void;
   /** Budget taken away to make the interpreter come back for an event. */
   #stolen = 0;
   #exitRequested = false;
@@ -74,14 +80,27 @@ export class SoftwareEngine implements Engine {
   /** Everything cached must go as soon as no block is being executed. */
   #flushPending = false;
 
-  constructor({ arena, cpu }: { arena: Arena; cpu: Cpu; translator?: TranslatorOptions }) {
+  constructor({
+    arena,
+    cpu,
+    translator = translatorOptionsSchema.parse({}),
+  }: {
+    arena: Arena;
+    cpu: Cpu;
+    translator?: TranslatorOptions;
+  }) {
     this.#arena = arena;
     this.#cpu = cpu;
     this.#blocks = new BlockCache(
       arena,
       (page) => cpu.mmu.protectCodePage(page),
       (page) => cpu.mmu.unprotectCodePage(page),
+      {
+        heat: translator.tier === 0 ? NEVER_HOT : translator.threshold,
+        onDeath: (block) => this.#translator.blockDied(block),
+      },
     );
+    this.#translator = new Translator({ arena, cpu, blocks: this.#blocks, threshold: translator.threshold });
     const table = callouts();
     this.#calloutCounts = new Float64Array(table.length);
     this.#calloutTicks = new Uint32Array(table.length);
@@ -90,14 +109,22 @@ export class SoftwareEngine implements Engine {
     const instance = new WebAssembly.Instance(interpreterModule(pages), {
       env: {
         memory: arena.memory,
+        table: this.#translator.table,
         slowLoad: (lo: number, hi: number, info: number): number =>
           this.#slowAccess(() => cpu.mmu.slowLoad(lo, hi, info)),
         slowStore: (lo: number, hi: number, info: number): number =>
           this.#slowAccess(() => cpu.mmu.slowStore(lo, hi, info)),
         callout: (id: number, uop: number): number => this.#callout(id, uop),
-      } satisfies InterpreterImports & { memory: WebAssembly.Memory },
+      } satisfies InterpreterImports & { memory: WebAssembly.Memory; table: WebAssembly.Table },
     });
-    this.#run = instance.exports.run as (block: number) => number;
+    this.#interpret = instance.exports.run as (block: number) => number;
+    this.#deferredFlags = instance.exports.deferredFlags as () => void;
+    this.#translator.connect({
+      deferredFlags: instance.exports.deferredFlags as WebAssembly.ExportValue,
+      locateLoad: (lo: number, hi: number, info: number) => this.#locate(lo, hi, info, false),
+      locateStore: (lo: number, hi: number, info: number) => this.#locate(lo, hi, info, true),
+      callout: (id: number, uop: number) => this.#regionCallout(id, uop),
+    });
     cpu.mmu.onCodeWrite = (address, size) => this.#codeWritten(address, size);
     cpu.onAttention = () => this.#attention();
     cpu.instructionCount = () => this.#instructionCount();
@@ -121,6 +148,7 @@ export class SoftwareEngine implements Engine {
       cpu.set64(CTL.instructions, cpu.get64(CTL.instructions) + BigInt(executed));
       this.#granted = 0;
       cpu.i32[CTL.budget >> 2] = 0;
+      this.#translate(() => this.#translator.flush());
       this.#flushCounts(executed);
       this.#spendTime((performance.now() - started) * 1e6);
     }
@@ -133,7 +161,7 @@ export class SoftwareEngine implements Engine {
       this.#returnStolen();
       if (this.#flushPending) {
         this.#flushPending = false;
-        this.#blocks.clear();
+        this.#clear();
         cpu.mmu.flush();
         block = 0;
       }
@@ -172,6 +200,10 @@ export class SoftwareEngine implements Engine {
           block = found;
           break;
         }
+        case EXIT.hot:
+          block = cpu.get32(CTL.currentBlock);
+          this.#translate(() => this.#translator.request(this.#blocks.at(block)));
+          break;
         case EXIT.budget:
           if (this.#stolen === 0 && !this.#exact) return 'slice';
           if (this.#stolen === 0 && cpu.i32[CTL.budget >> 2]! > 0) {
@@ -386,7 +418,7 @@ export class SoftwareEngine implements Engine {
       if (lifted.instructions.length === 1) return this.#deliverAtRip(VECTOR.GP, 0);
       return this.#makeBlock(linear, code, modeKey, 1, roomInSegment);
     }
-    if (this.#blocks.full) this.#blocks.clear();
+    if (this.#blocks.full) this.#clear();
     const block = this.#blocks.add(
       lifted,
       code,
@@ -415,6 +447,48 @@ export class SoftwareEngine implements Engine {
     return deliverException(this.#cpu, vector, errorCode, getSigned(this.#cpu, RIP)) === 'shutdown'
       ? 'shutdown'
       : 0;
+  }
+
+  /** Runs the interpreter; afterwards the vCPU state is in the form TypeScript knows. */
+  #run(block: number): number {
+    const reason = this.#interpret(block);
+    if (this.#cpu.u32[CTL.flagsKind >> 2] !== 0) this.#deferredFlags();
+    return reason;
+  }
+
+  // ---- translated code -----------------------------------------------------------------------------------------
+
+  #translate(work: () => void): void {
+    const started = performance.now();
+    work();
+    this.#translationNs += (performance.now() - started) * 1e6;
+  }
+
+  #clear(): void {
+    this.#translator.clear();
+    this.#blocks.clear();
+  }
+
+  translatorStatistics(): TranslatorStatistics {
+    return this.#translator.statistics();
+  }
+
+  /** Arena address for an access of translated code to plain memory, -1 when the interpreter must do it. */
+  #locate(lo: number, hi: number, info: number, write: boolean): number {
+    const bytes = info & SLOW.sizeMask;
+    if ((lo & (PAGE - 1)) + bytes > PAGE || hi < -0x8000 || hi > 0x7fff) return -1;
+    if ((info & SLOW.aligned16) !== 0 && (lo & 15) !== 0) return -1;
+    const forWrite = write || (info & SLOW.writeIntent) !== 0;
+    return this.#cpu.mmu.ramRun(hi * TWO_32 + (lo >>> 0), forWrite ? ACCESS.write : ACCESS.read);
+  }
+
+  #regionCallout(id: number, uop: number): number {
+    const cpu = this.#cpu;
+    if (cpu.u32[CTL.flagsKind >> 2] !== 0) this.#deferredFlags();
+    if (this.#callout(id, uop) !== 0) return REGION.fault;
+    if (this.#stolen === 0 && !this.#patch && !this.#blocks.at(cpu.get32(CTL.currentBlock)).dead) return 0;
+    cpu.set32(CTL.exitUop, uop + UOP.size);
+    return REGION.resume;
   }
 
   // ---- callouts ------------------------------------------------------------------------------------------------
@@ -583,7 +657,7 @@ export class SoftwareEngine implements Engine {
   }
 
   dispose(): void {
-    this.#blocks.clear();
+    this.#clear();
     this.#cpu.mmu.onCodeWrite = () => undefined;
     this.#cpu.onAttention = () => undefined;
   }

@@ -2,8 +2,15 @@ import { I32, I64, i32, i64 } from '../../wasm/opcodes.ts';
 import { VECTOR } from '../../x86/faults.ts';
 import { defineCallout } from '../../x86/callout.ts';
 import { GuestFault } from '../../x86/faults.ts';
-import { type Bits, defineOp, type OpGen } from '../op.ts';
-import { pushCarry, setFlagsFromCarries, setFlagsLogic, setFlagsResultCarryOverflow } from './flags.ts';
+import { CTL } from '../../x86/layout.ts';
+import { type Bits, defineOp, type FlagArithmetic, type OpGen } from '../op.ts';
+import {
+  pushCarry,
+  setFlagsFromCarries,
+  setFlagsKeepingCarry,
+  setFlagsLogic,
+  setFlagsResultCarryOverflow,
+} from './flags.ts';
 
 export const SIZES = [8, 16, 32, 64] as const satisfies readonly Bits[];
 
@@ -113,28 +120,19 @@ for (const bits of SIZES) {
       const x = g.scratch(typeOf(bits), 0);
       const y = g.scratch(typeOf(bits), 1);
       const r = g.scratch(typeOf(bits), 2);
-      const old = g.scratch(I32, 3);
-      const change = g.scratch(I32, 4);
+      const carry = g.scratch(I32, 3);
+      pushCarry(g);
+      w.set(carry);
       g.a(bits);
       w.set(x);
       constant(g, bits, 1);
       w.set(y);
       pushBinary(g, bits, kind === 'inc' ? 'add' : 'sub', x, y);
       w.set(r);
-      g.flagsAux();
-      w.set(old);
       g.set(bits, () => w.get(r));
-      emitBinaryFlags(g, bits, kind === 'inc' ? 'add' : 'sub', x, y, r);
-      // CF keeps its old value; bit 30 (CF ^ OF) follows it so that OF stays the new one.
-      g.flagsAux();
-      w.get(old)
-        .op(i32.xor)
-        .i32Const(0x80000000 | 0)
-        .op(i32.and)
-        .set(change);
-      g.setFlagsAux(() => {
-        g.flagsAux();
-        w.get(change).op(i32.xor).get(change).i32Const(1).op(i32.shr_u).op(i32.xor);
+      setFlagsKeepingCarry(g, bits, r, carry, () => {
+        if (kind === 'inc') pushAddCarries(g, bits, x, y, r);
+        else pushSubBorrows(g, bits, x, y, r);
       });
     });
   }
@@ -209,16 +207,71 @@ for (const bits of SIZES) {
     g.w.tee(x).op(sized(bits).popcnt).set(r);
     g.set(bits, () => g.w.get(r));
     // Only ZF can be set: the result word is 1 with an odd parity when the source is not zero.
-    g.setFlagsResult(() => g.w.get(x).op(sized(bits).eqz).op(i32.eqz).op(i64.extend_i32_u));
-    g.setFlagsAux(() => g.w.get(x).op(sized(bits).eqz).i32Const(8).op(i32.shl));
+    g.setFlags({
+      result: () => g.w.get(x).op(sized(bits).eqz).op(i32.eqz).op(i64.extend_i32_u),
+      aux: () => g.w.get(x).op(sized(bits).eqz).i32Const(8).op(i32.shl),
+    });
   });
 }
 
 function emitBinaryFlags(g: OpGen, bits: Bits, kind: Binary, x: number, y: number, r: number): void {
-  if (kind === 'and' || kind === 'or' || kind === 'xor') setFlagsLogic(g, bits, r);
-  else if (kind === 'add' || kind === 'adc') {
-    setFlagsFromCarries(g, bits, r, () => pushAddCarries(g, bits, x, y, r));
-  } else setFlagsFromCarries(g, bits, r, () => pushSubBorrows(g, bits, x, y, r));
+  switch (kind) {
+    case 'and':
+    case 'or':
+    case 'xor':
+      setFlagsLogic(g, bits, r);
+      break;
+    case 'add':
+    case 'sub':
+      setFlagsFromCarries(g, bits, r, () => pushCarries(g, bits, kind, x, y, r), { kind, bits, x, y, r });
+      break;
+    case 'adc':
+    case 'sbb':
+      setFlagsFromCarries(g, bits, r, () => pushCarries(g, bits, kind === 'adc' ? 'add' : 'sub', x, y, r));
+  }
+}
+
+function pushCarries(g: OpGen, bits: Bits, kind: 'add' | 'sub', x: number, y: number, r: number): void {
+  if (kind === 'add') pushAddCarries(g, bits, x, y, r);
+  else pushSubBorrows(g, bits, x, y, r);
+}
+
+/** How `emitDeferredFlags` names an arithmetic: 0 says that the flags' words hold. */
+export function flagsKindOf({ kind, bits }: { kind: FlagArithmetic['kind']; bits: Bits }): number {
+  return 1 + ['add', 'sub', 'logic'].indexOf(kind) * SIZES.length + SIZES.indexOf(bits);
+}
+
+/**
+ * Makes the flags' words from what translated code left in CTL.flagsKind, flagsX and flagsY: the emitter of a function
+ * without parameters. The words hold afterwards.
+ */
+export function emitDeferredFlags(g: OpGen): void {
+  const { w } = g;
+  w.block();
+  const kinds = (['add', 'sub', 'logic'] as const).flatMap((kind) => SIZES.map((bits) => ({ kind, bits })));
+  for (let n = 0; n < kinds.length; n++) w.block();
+  g.state32(CTL.flagsKind);
+  // Kind 0 goes to the end.
+  w.brTable([kinds.length, ...kinds.keys()], kinds.length);
+  kinds.forEach(({ kind, bits }, index) => {
+    w.end();
+    const [x, y, r] = [0, 1, 2].map((n) => g.scratch(typeOf(bits), n)) as [number, number, number];
+    for (const [local, offset] of [
+      [x, CTL.flagsX],
+      [y, CTL.flagsY],
+    ] as const) {
+      if (bits === 64) g.state64(offset);
+      else g.state32(offset);
+      w.set(local);
+    }
+    if (kind === 'logic') w.get(x);
+    else pushBinary(g, bits, kind, x, y);
+    w.set(r);
+    emitBinaryFlags(g, bits, kind === 'logic' ? 'and' : kind, x, y, r);
+    w.br(kinds.length - 1 - index);
+  });
+  w.end();
+  g.setState32(CTL.flagsKind, () => w.i32Const(0));
 }
 
 /** Pushes operand a or b extended to i64. */

@@ -36,14 +36,18 @@ for (const bits of SIZES) {
       defineOp(
         `${kind}f.${bits}${immediate ? 'i' : ''}`,
         bits,
-        { reads: immediate ? 'a' : 'ab', flags: 'readwrite' },
+        {
+          reads: immediate ? 'a' : 'ab',
+          flags: 'readwrite',
+          flagsInState: !immediate || kind.startsWith('r'),
+        },
         (g) => emitShift(g, bits, kind, immediate),
       );
     }
   }
   for (const kind of ['shld', 'shrd'] as const) {
     // dst is shifted, a fills, the count comes in c's place: operand b (low 8 bits).
-    defineOp(`${kind}f.${bits}`, bits, { reads: 'abd', flags: 'readwrite' }, (g) =>
+    defineOp(`${kind}f.${bits}`, bits, { reads: 'abd', flags: 'readwrite', flagsInState: true }, (g) =>
       emitDoubleShift(g, bits, kind),
     );
   }
@@ -66,10 +70,17 @@ function emitShift(g: OpGen, bits: Bits, kind: Shift, immediate: boolean): void 
   w.i32Const(bits === 64 ? 63 : 31).op(i32.and);
   if (bits === 64) w.op(i64.extend_i32_u);
   w.set(n);
-  w.get(n).op(t.eqz).if();
-  // 32-bit destinations are zero-extended even by a count of zero.
-  if (bits === 32) g.set(32, () => w.get(x));
-  w.else();
+  const count = immediate && g.immediate !== undefined ? g.immediate & (bits === 64 ? 63 : 31) : undefined;
+  if (count === 0) {
+    if (bits === 32) g.set(32, () => w.get(x));
+    return;
+  }
+  if (count === undefined) {
+    w.get(n).op(t.eqz).if();
+    // 32-bit destinations are zero-extended even by a count of zero.
+    if (bits === 32) g.set(32, () => w.get(x));
+    w.else();
+  }
   switch (kind) {
     case 'shl':
       if (bits === 64) {
@@ -151,7 +162,7 @@ function emitShift(g: OpGen, bits: Bits, kind: Shift, immediate: boolean): void 
   if (kind === 'shl' || kind === 'shr' || kind === 'sar')
     setFlagsResultCarryOverflow(g, bits, r, carry, overflow);
   else replaceCarryOverflow(g, carry, overflow);
-  w.end();
+  if (count === undefined) w.end();
 }
 
 /** RCL and RCR of 8, 16 and 32 bits: a rotate of the (bits + 1)-bit value CF : x, whose count is taken modulo bits + 1. */

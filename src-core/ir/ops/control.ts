@@ -18,7 +18,7 @@ for (const codeBits of [16, 32, 64] as const) {
   defineOp(`rip.${codeBits}`, 64, { reads: '' }, (g) => g.set(64, () => pushNear(g, codeBits)));
 
   defineOp(`jmp.${codeBits}`, 64, { reads: '', writes: false, terminates: true }, (g) => {
-    g.jumpRelative(codeBits, () => g.imm32());
+    g.jump(codeBits);
   });
   // Conditional: to block start + imm, else on to block start + c.
   CONDITIONS.forEach((name, code) => {
@@ -27,31 +27,21 @@ for (const codeBits of [16, 32, 64] as const) {
       64,
       { reads: '', writes: false, flags: 'read', terminates: true },
       (g) => {
-        g.jumpRelative(codeBits, () => {
-          g.imm32();
-          g.c();
-          pushCondition(g, code);
-          g.w.select();
-        });
+        g.branch(codeBits, () => pushCondition(g, code));
       },
     );
   });
   // The same on operand a (8 bits) being non-zero.
   defineOp(`jif.${codeBits}`, 64, { reads: 'a', writes: false, terminates: true }, (g) => {
-    g.jumpRelative(codeBits, () => {
-      g.imm32();
-      g.c();
-      g.a(8);
-      g.w.select();
-    });
+    g.branch(codeBits, () => g.a(8));
   });
   // Goes to block start + imm when counter a is zero, else on with the next operation (REP with nothing to do).
   for (const bits of [16, 32, 64] as const) {
     defineOp(`skipz.${bits}.${codeBits}`, 64, { reads: 'a', writes: false, leaves: true }, (g) => {
-      g.a(bits);
-      g.w.op(bits === 64 ? i64.eqz : i32.eqz).if();
-      g.jumpRelative(codeBits, () => g.imm32());
-      g.w.end();
+      g.skip(codeBits, () => {
+        g.a(bits);
+        g.w.op(bits === 64 ? i64.eqz : i32.eqz);
+      });
     });
   }
   // Ends the block at block start + imm and returns to the run loop, which looks for events.
@@ -111,7 +101,9 @@ defineOp('raise', 64, { reads: '', writes: false, leaves: true, terminates: true
 });
 
 // Calls the callout named by the operation; its operands are this operation's.
-defineOp('callout', 64, { reads: 'abd', flags: 'readwrite', leaves: true }, (g) => g.calloutOfOp());
+defineOp('callout', 64, { reads: 'abd', flags: 'readwrite', flagsInState: true, leaves: true }, (g) =>
+  g.calloutOfOp(),
+);
 
 // dst = imm, or -imm with DF set: the step of a string instruction.
 defineOp('step', 64, { reads: '' }, (g) => {

@@ -1,5 +1,6 @@
-import { i32, i64 } from '../../wasm/opcodes.ts';
-import type { Bits, OpGen } from '../op.ts';
+import { I32, I64, i32, i64 } from '../../wasm/opcodes.ts';
+import type { Bits, FlagArithmetic, OpGen } from '../op.ts';
+import { pushArithmeticCondition } from './flags-arithmetic.ts';
 
 /**
  * The arithmetic flags' two words (x86/layout.ts, FLAGS_RESULT and FLAGS_AUX) are made and read here only. A
@@ -15,40 +16,78 @@ export function pushSigned(g: OpGen, bits: Bits, r: number): void {
 }
 
 /** The flags of a result whose carry-out vector `vector` pushes (i32, or i64 for 64 bits). */
-export function setFlagsFromCarries(g: OpGen, bits: Bits, result: number, vector: () => void): void {
+export function setFlagsFromCarries(
+  g: OpGen,
+  bits: Bits,
+  result: number,
+  vector: () => void,
+  arithmetic?: FlagArithmetic,
+): void {
+  g.setFlags({
+    result: () => pushSigned(g, bits, result),
+    aux: () => pushCarriesAux(g, bits, vector),
+    ...(arithmetic && { arithmetic }),
+  });
+}
+
+/** Pushes the aux word of a carry-out vector. */
+function pushCarriesAux(g: OpGen, bits: Bits, vector: () => void): void {
   const { w } = g;
-  g.setFlagsResult(() => pushSigned(g, bits, result));
-  g.setFlagsAux(() => {
-    if (bits === 32) {
-      vector();
-      w.i32Const(0xc0000008 | 0).op(i32.and);
-    } else if (bits === 64) {
-      const v = g.scratch(0x7e, 9);
-      vector();
-      w.tee(v)
-        .i64Const(32n)
-        .op(i64.shr_u)
-        .op(i32.wrap_i64)
-        .i32Const(0xc0000000 | 0)
-        .op(i32.and);
-      w.get(v).op(i32.wrap_i64).i32Const(8).op(i32.and).op(i32.or);
-    } else {
-      const v = g.scratch(0x7f, 9);
-      vector();
-      w.tee(v)
-        .i32Const(32 - bits)
-        .op(i32.shl)
-        .i32Const(0xc0000000 | 0)
-        .op(i32.and);
-      w.get(v).i32Const(8).op(i32.and).op(i32.or);
-    }
+  if (bits === 32) {
+    vector();
+    w.i32Const(0xc0000008 | 0).op(i32.and);
+  } else if (bits === 64) {
+    const v = g.scratch(I64, 9);
+    vector();
+    w.tee(v)
+      .i64Const(32n)
+      .op(i64.shr_u)
+      .op(i32.wrap_i64)
+      .i32Const(0xc0000000 | 0)
+      .op(i32.and);
+    w.get(v).op(i32.wrap_i64).i32Const(8).op(i32.and).op(i32.or);
+  } else {
+    const v = g.scratch(I32, 9);
+    vector();
+    w.tee(v)
+      .i32Const(32 - bits)
+      .op(i32.shl)
+      .i32Const(0xc0000000 | 0)
+      .op(i32.and);
+    w.get(v).i32Const(8).op(i32.and).op(i32.or);
+  }
+}
+
+/** INC and DEC: as setFlagsFromCarries, but CF is what i32 local `carry` says (0 or 1). */
+export function setFlagsKeepingCarry(
+  g: OpGen,
+  bits: Bits,
+  result: number,
+  carry: number,
+  vector: () => void,
+): void {
+  const { w } = g;
+  g.setFlags({
+    result: () => pushSigned(g, bits, result),
+    aux: () => {
+      // Where the carry differs from the vector's, bit 30 (CF ^ OF) flips with it so that OF stays.
+      const aux = g.scratch(I32, 8);
+      const change = g.scratch(I32, 7);
+      pushCarriesAux(g, bits, vector);
+      w.tee(aux).i32Const(31).op(i32.shr_u).get(carry).op(i32.xor).set(change);
+      w.get(aux).get(change).i32Const(31).op(i32.shl).op(i32.xor);
+      w.get(change).i32Const(30).op(i32.shl).op(i32.xor);
+    },
   });
 }
 
 /** The flags of a logical result: CF, OF and AF clear. */
 export function setFlagsLogic(g: OpGen, bits: Bits, result: number): void {
-  g.setFlagsResult(() => pushSigned(g, bits, result));
-  g.setFlagsAux(() => g.w.i32Const(0));
+  g.setFlags({
+    result: () => pushSigned(g, bits, result),
+    aux: () => g.w.i32Const(0),
+    arithmetic: { kind: 'logic', bits, x: result, y: result, r: result },
+  });
 }
 
 /** Flags of a shift or multiply: result's SZP, AF clear, CF and OF as i32 0/1 from locals. */
@@ -59,8 +98,10 @@ export function setFlagsResultCarryOverflow(
   carry: number,
   overflow: number,
 ): void {
-  g.setFlagsResult(() => pushSigned(g, bits, result));
-  g.setFlagsAux(() => pushCarryOverflowAux(g, carry, overflow));
+  g.setFlags({
+    result: () => pushSigned(g, bits, result),
+    aux: () => pushCarryOverflowAux(g, carry, overflow),
+  });
 }
 
 /** Pushes an aux word with only CF and OF, from two i32 locals holding 0 or 1. */
@@ -82,12 +123,14 @@ export function replaceCarryOverflow(g: OpGen, carry: number, overflow: number):
 
 /** Pushes CF as i32 0 or 1. */
 export function pushCarry(g: OpGen): void {
+  const arithmetic = g.flagArithmetic();
+  if (arithmetic && pushArithmeticCondition(g, arithmetic, 2)) return;
   g.flagsAux();
   g.w.i32Const(31).op(i32.shr_u);
 }
 
 function pushOverflow(g: OpGen): void {
-  const aux = g.scratch(0x7f, 8);
+  const aux = g.scratch(I32, 8);
   g.flagsAux();
   g.w.tee(aux).i32Const(31).op(i32.shr_u);
   g.w.get(aux).i32Const(30).op(i32.shr_u).i32Const(1).op(i32.and).op(i32.xor);
@@ -136,6 +179,8 @@ export const CONDITIONS = [
 /** Pushes condition `code` (0..15) as i32 0 or 1. */
 export function pushCondition(g: OpGen, code: number): void {
   const { w } = g;
+  const arithmetic = g.flagArithmetic();
+  if (arithmetic && pushArithmeticCondition(g, arithmetic, code)) return;
   switch (code >> 1) {
     case 0:
       pushOverflow(g);
@@ -194,22 +239,24 @@ export function setArithmeticFlags(g: OpGen, value: number): void {
     w.get(value).i32Const(shift).op(i32.shr_u).i32Const(1).op(i32.and);
   };
   // Result 0 where ZF is wanted, else 1; the deltas correct SF and PF (see Cpu.rflags).
-  g.setFlagsResult(() => {
-    bit(6);
-    w.op(i32.eqz).op(i64.extend_i32_u);
-  });
-  g.setFlagsAux(() => {
-    bit(0);
-    w.i32Const(31).op(i32.shl);
-    bit(0);
-    bit(11);
-    w.op(i32.xor).i32Const(30).op(i32.shl).op(i32.or);
-    bit(4);
-    w.i32Const(3).op(i32.shl).op(i32.or);
-    bit(2);
-    bit(6);
-    w.op(i32.xor).i32Const(8).op(i32.shl).op(i32.or);
-    bit(7);
-    w.op(i32.or);
+  g.setFlags({
+    result: () => {
+      bit(6);
+      w.op(i32.eqz).op(i64.extend_i32_u);
+    },
+    aux: () => {
+      bit(0);
+      w.i32Const(31).op(i32.shl);
+      bit(0);
+      bit(11);
+      w.op(i32.xor).i32Const(30).op(i32.shl).op(i32.or);
+      bit(4);
+      w.i32Const(3).op(i32.shl).op(i32.or);
+      bit(2);
+      bit(6);
+      w.op(i32.xor).i32Const(8).op(i32.shl).op(i32.or);
+      bit(7);
+      w.op(i32.or);
+    },
   });
 }

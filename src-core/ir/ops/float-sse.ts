@@ -318,7 +318,7 @@ for (const [name, single, exact] of [
   ['comi.ss', true, comiss],
   ['comi.sd', false, comisd],
 ] as const) {
-  defineOp(name, 128, { writes: false, flags: 'readwrite', leaves: true }, (g) => {
+  defineOp(name, 128, { writes: false, flags: 'readwrite', flagsInState: true, leaves: true }, (g) => {
     const { w } = g;
     const op = single ? f32 : f64;
     const x = g.scratch(single ? F32 : F64, 0);
@@ -333,15 +333,17 @@ for (const [name, single, exact] of [
     w.op(i32.and).if();
     w.get(x).get(y).op(op.eq).set(equal);
     // Result 0 with an odd parity delta, or 1: of ZF, SF and PF only ZF can be set.
-    g.setFlagsResult(() => w.get(equal).op(i32.eqz).op(i64.extend_i32_u));
-    g.setFlagsAux(() => {
-      w.i32Const(0xc0000000 | 0)
-        .i32Const(0)
-        .get(x)
-        .get(y)
-        .op(op.lt)
-        .select();
-      w.get(equal).i32Const(8).op(i32.shl).op(i32.or);
+    g.setFlags({
+      result: () => w.get(equal).op(i32.eqz).op(i64.extend_i32_u),
+      aux: () => {
+        w.i32Const(0xc0000000 | 0)
+          .i32Const(0)
+          .get(x)
+          .get(y)
+          .op(op.lt)
+          .select();
+        w.get(equal).i32Const(8).op(i32.shl).op(i32.or);
+      },
     });
     w.else();
     g.callout(exact);

@@ -380,13 +380,15 @@ defineX87('x87.comi', (e) => {
     e.requirePlain(b);
     emitOrder(e, a, b, less, equal);
     // Result 0 with an odd parity delta, or 1: of ZF, SF and PF only ZF can be set.
-    g.setFlagsResult(() => w.get(equal).op(i32.eqz).op(i64.extend_i32_u));
-    g.setFlagsAux(() => {
-      w.i32Const(0xc0000000 | 0)
-        .i32Const(0)
-        .get(less)
-        .select();
-      w.get(equal).i32Const(8).op(i32.shl).op(i32.or);
+    g.setFlags({
+      result: () => w.get(equal).op(i32.eqz).op(i64.extend_i32_u),
+      aux: () => {
+        w.i32Const(0xc0000000 | 0)
+          .i32Const(0)
+          .get(less)
+          .select();
+        w.get(equal).i32Const(8).op(i32.shl).op(i32.or);
+      },
     });
     e.noteInstruction();
     e.pop(() => e.field(X87_FIELD.pops, 3));

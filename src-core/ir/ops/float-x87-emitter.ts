@@ -242,7 +242,10 @@ export class Emitter {
 
 /** Defines an operation of the x87. Its operands are those of the callout it gives way to. */
 export function defineX87(name: string, emit: (e: Emitter) => void): void {
-  defineOp(name, 128, { reads: 'abd', writes: false, flags: 'readwrite', leaves: true }, (g) =>
-    emit(new Emitter(g)),
+  defineOp(
+    name,
+    128,
+    { reads: 'abd', writes: false, flags: 'readwrite', flagsInState: true, leaves: true },
+    (g) => emit(new Emitter(g)),
   );
 }

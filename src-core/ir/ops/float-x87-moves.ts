@@ -288,7 +288,7 @@ function defineStore(
       convert(e, x, stored);
       g.b(64);
       w.set(address);
-      g.store(address, bytes, stored.value);
+      g.store(address, 64, bytes, stored.value);
       e.setInexact(stored.inexact, stored.up);
       e.noteInstruction();
       e.noteOperand();

@@ -16,10 +16,10 @@ export const ACCESS_INFO = {
   aligned: 1 << 10,
 } as const;
 
-/** Linear address a + imm into a scratch local. */
+/** Linear address a + imm into a scratch local: i32 or i64 by its width. */
 function address(g: OpGen, bits: 32 | 64): number {
   const { w } = g;
-  const local = g.scratch(I64, 7);
+  const local = g.scratch(bits === 64 ? I64 : I32, 7);
   if (bits === 64) {
     g.a(64);
     g.imm64();
@@ -27,7 +27,7 @@ function address(g: OpGen, bits: 32 | 64): number {
   } else {
     g.a(32);
     g.imm32();
-    w.op(i32.add).op(i64.extend_i32_u);
+    w.op(i32.add);
   }
   w.set(local);
   return local;
@@ -41,7 +41,7 @@ for (const width of [32, 64] as const) {
       defineOp(`${forWrite ? 'ldw' : 'ld'}.${bits}.a${width}`, bits, { reads: 'a', leaves: true }, (g) => {
         const at = address(g, width);
         const value = g.scratch(bits === 64 ? I64 : I32, 6);
-        g.load(at, bytes, forWrite);
+        g.load(at, width, bytes, forWrite);
         g.w.set(value);
         g.set(bits, () => g.w.get(value));
       });
@@ -52,7 +52,7 @@ for (const width of [32, 64] as const) {
       const value = g.scratch(bits === 64 ? I64 : I32, 6);
       g.b(bits);
       g.w.set(value);
-      g.store(at, bytes, value);
+      g.store(at, width, bytes, value);
     });
   }
   // Loads that extend: 'ldzx.8' fills all 64 bits; 'ldsx.8.32' fills 32 by sign and clears the rest.
@@ -61,7 +61,7 @@ for (const width of [32, 64] as const) {
     defineOp(`ldzx.${from}.a${width}`, 64, { reads: 'a', leaves: true }, (g) => {
       const at = address(g, width);
       const value = g.scratch(I32, 6);
-      g.load(at, bytes, false);
+      g.load(at, width, bytes, false);
       g.w.set(value);
       g.set(64, () => g.w.get(value).op(i64.extend_i32_u));
     });
@@ -70,7 +70,7 @@ for (const width of [32, 64] as const) {
       defineOp(`ldsx.${from}.${to}.a${width}`, to, { reads: 'a', leaves: true }, (g) => {
         const at = address(g, width);
         const value = g.scratch(I32, 6);
-        g.load(at, bytes, false);
+        g.load(at, width, bytes, false);
         if (from < 32) g.w.op(from === 8 ? i32.extend8_s : i32.extend16_s);
         g.w.set(value);
         g.set(to, () => {
@@ -84,7 +84,7 @@ for (const width of [32, 64] as const) {
     defineOp(`${forWrite ? 'ldw' : 'ld'}.128.a${width}`, 128, { reads: 'a', leaves: true }, (g) => {
       const at = address(g, width);
       const value = g.scratch(V128, 6);
-      g.load(at, 16, forWrite);
+      g.load(at, width, 16, forWrite);
       g.w.set(value);
       g.set128(() => g.w.get(value));
     });
@@ -94,7 +94,7 @@ for (const width of [32, 64] as const) {
     const value = g.scratch(V128, 6);
     g.b128();
     g.w.set(value);
-    g.store(at, 16, value);
+    g.store(at, width, 16, value);
   });
 }
 
@@ -103,7 +103,8 @@ for (const width of [32, 64] as const) {
   defineOp(`align.a${width}`, 64, { reads: 'a', writes: false, leaves: true }, (g) => {
     const { w } = g;
     const linear = address(g, width);
-    w.get(linear).op(i32.wrap_i64);
+    w.get(linear);
+    if (width === 64) w.op(i32.wrap_i64);
     g.c();
     w.op(i32.and);
     if (width === 64) {

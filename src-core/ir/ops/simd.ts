@@ -449,10 +449,12 @@ defineOp('ptestf', 128, { writes: false, flags: 'write' }, (g) => {
   g.b128();
   w.op(v128.and).op(v128.any_true).set(some);
   // Result 0, or 1 with its parity made odd again: only ZF may be set.
-  g.setFlagsResult(() => w.get(some).op(i64.extend_i32_u));
-  g.setFlagsAux(() => {
-    w.get(carry).i32Const(31).op(i32.shl).get(carry).i32Const(30).op(i32.shl).op(i32.or);
-    w.get(some).op(i32.eqz).i32Const(8).op(i32.shl).op(i32.or);
+  g.setFlags({
+    result: () => w.get(some).op(i64.extend_i32_u),
+    aux: () => {
+      w.get(carry).i32Const(31).op(i32.shl).get(carry).i32Const(30).op(i32.shl).op(i32.or);
+      w.get(some).op(i32.eqz).i32Const(8).op(i32.shl).op(i32.or);
+    },
   });
 });
 

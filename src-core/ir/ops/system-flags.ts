@@ -53,30 +53,35 @@ defineOp('pushf', 64, { reads: '', flags: 'read' }, (g) => {
 
 // Flags = a (32 bits; imm is the operand size, 32 or 64, for the callout). Whatever changes more than the arithmetic
 // flags and DF or sets IF goes to the callout.
-defineOp('popf', 64, { reads: 'a', writes: false, flags: 'readwrite', leaves: true }, (g) => {
-  const { w } = g;
-  const value = g.scratch(I32, 0);
-  const system = g.scratch(I32, 1);
-  g.a(32);
-  w.set(value);
-  g.state32(FLAGS_SYSTEM);
-  w.set(system);
-  w.get(value).get(system).op(i32.xor);
-  w.i32Const(FLAG_TF | FLAG_NT | FLAG_IOPL | FLAG_AC | FLAG_ID).op(i32.and);
-  w.get(system).i32Const(FLAG_RF).op(i32.and).op(i32.or);
-  w.get(system).i32Const(-1).op(i32.xor).get(value).op(i32.and).i32Const(FLAG_IF).op(i32.and).op(i32.or);
-  w.if();
-  g.callout(popfCallout);
-  w.else();
-  g.setState32(FLAGS_SYSTEM, () => {
-    w.get(system)
-      .i32Const(~(FLAG_IF | FLAG_DF))
-      .op(i32.and);
-    w.get(value)
-      .i32Const(FLAG_IF | FLAG_DF)
-      .op(i32.and)
-      .op(i32.or);
-  });
-  setArithmeticFlags(g, value);
-  w.end();
-});
+defineOp(
+  'popf',
+  64,
+  { reads: 'a', writes: false, flags: 'readwrite', flagsInState: true, leaves: true },
+  (g) => {
+    const { w } = g;
+    const value = g.scratch(I32, 0);
+    const system = g.scratch(I32, 1);
+    g.a(32);
+    w.set(value);
+    g.state32(FLAGS_SYSTEM);
+    w.set(system);
+    w.get(value).get(system).op(i32.xor);
+    w.i32Const(FLAG_TF | FLAG_NT | FLAG_IOPL | FLAG_AC | FLAG_ID).op(i32.and);
+    w.get(system).i32Const(FLAG_RF).op(i32.and).op(i32.or);
+    w.get(system).i32Const(-1).op(i32.xor).get(value).op(i32.and).i32Const(FLAG_IF).op(i32.and).op(i32.or);
+    w.if();
+    g.callout(popfCallout);
+    w.else();
+    g.setState32(FLAGS_SYSTEM, () => {
+      w.get(system)
+        .i32Const(~(FLAG_IF | FLAG_DF))
+        .op(i32.and);
+      w.get(value)
+        .i32Const(FLAG_IF | FLAG_DF)
+        .op(i32.and)
+        .op(i32.or);
+    });
+    setArithmeticFlags(g, value);
+    w.end();
+  },
+);

@@ -1,4 +1,4 @@
-import { IrBuilder } from '../../ir/builder.ts';
+import { type BlockExit, IrBuilder } from '../../ir/builder.ts';
 import type { IrOp } from '../../ir/op.ts';
 import { BlockDecoder, INSTRUCTION_BYTES_MAX } from '../decoder.ts';
 import { VECTOR } from '../faults.ts';
@@ -18,6 +18,7 @@ export interface LiftedBlock {
   instructions: readonly { firstOp: number; offset: number }[];
   /** Bytes of guest code. */
   bytes: number;
+  exit: BlockExit | undefined;
 }
 
 /**
@@ -25,28 +26,28 @@ export interface LiftedBlock {
  * more bytes (it runs into the next page).
  */
 export function liftBlock(
-  bytes: Uint8Array,
+  code: Uint8Array,
   modeKey: number,
   maxInstructions: number,
 ): LiftedBlock | undefined {
   const b = new IrBuilder();
   const cx = new LiftContext(b, modeKey);
-  cx.bytes = bytes;
-  const decoder = new BlockDecoder(bytes, codeSizeOf(modeKey));
+  cx.bytes = code;
+  const decoder = new BlockDecoder(code, codeSizeOf(modeKey));
   const limit = (modeKey & MODE.single) !== 0 ? 1 : maxInstructions;
   try {
     while (!b.ended) {
       const offset = decoder.position;
       if (b.instructions.length === limit || b.ops.length > BLOCK_OPS_MAX) {
         b.op(`${cx.shadow ? 'end' : 'jmp'}.${cx.codeBits}`, { imm: offset });
-        return { ops: b.ops, instructions: b.instructions, bytes: offset };
+        return { ops: b.ops, instructions: b.instructions, bytes: offset, exit: undefined };
       }
       const decoded = decoder.next();
       if (decoded.kind === 'truncated') {
-        if (offset === 0 && bytes.length < INSTRUCTION_BYTES_MAX) return undefined;
+        if (offset === 0 && code.length < INSTRUCTION_BYTES_MAX) return undefined;
         if (offset > 0) {
           b.op(`${cx.shadow ? 'end' : 'jmp'}.${cx.codeBits}`, { imm: offset });
-          return { ops: b.ops, instructions: b.instructions, bytes: offset };
+          return { ops: b.ops, instructions: b.instructions, bytes: offset, exit: undefined };
         }
       }
       b.begin(offset);
@@ -69,7 +70,8 @@ export function liftBlock(
         cx.raise(VECTOR.UD);
       }
     }
-    return { ops: b.ops, instructions: b.instructions, bytes: Math.max(1, decoder.position) };
+    const bytes = Math.max(1, decoder.position);
+    return { ops: b.ops, instructions: b.instructions, bytes, exit: b.exit };
   } finally {
     decoder.free();
   }

@@ -76,6 +76,7 @@ lift(Mnemonic.Call, (cx) => {
     const offset = branchOffset(cx);
     checkRelative(cx, bits, offset);
     cx.push(cx.nextIp(), bits);
+    b.exit = { kind: 'call', next: cx.next };
     b.op(`jmp.${bits}`, { imm: offset });
     return;
   }
@@ -97,6 +98,7 @@ lift(Mnemonic.Ret, (cx) => {
   const released = releasedBytes(cx);
   if (released > 0) b.op(`lea1.${cx.stackBits}`, { dst: pointer, a: pointer, imm: released });
   cx.setStackPointer(pointer);
+  b.exit = { kind: 'return' };
   b.op('jind', { a: target });
 });
 

@@ -1,11 +1,20 @@
 import { ARENA } from '../../../machine/arena.ts';
-import { type Bits, type OpDef, type OpGen, ops } from '../../../ir/op.ts';
+import {
+  type AccessBytes,
+  type Bits,
+  type FlagArithmetic,
+  type FlagSource,
+  type OpDef,
+  type OpGen,
+  ops,
+} from '../../../ir/op.ts';
+import { emitDeferredFlags } from '../../../ir/ops/arithmetic.ts';
 import '../../../ir/ops/index.ts';
 import { I32, I64, V128, type ValueType, i32, i64, v128 } from '../../../wasm/opcodes.ts';
 import { CodeWriter, ModuleWriter } from '../../../wasm/writer.ts';
 import type { Callout } from '../../../x86/callout.ts';
 import { CTL, FLAGS_AUX, FLAGS_RESULT, RIP, TLB } from '../../../x86/layout.ts';
-import { BLOCK, EXIT, LOOKUP, UOP } from '../exit.ts';
+import { BLOCK, EXIT, LOOKUP, REGION, UOP } from '../exit.ts';
 
 /** What the interpreter calls in TypeScript. All return 0 to go on, 1 when a fault was recorded. */
 export interface InterpreterImports {
@@ -35,6 +44,8 @@ class InterpreterGen implements OpGen {
   readonly #scratch = new Map<string, number>();
   /** Branch depth inside the dispatch loop, set by the generator. */
   dispatchDepth = 0;
+  /** Type index of regions' functions. */
+  regionType = 0;
 
   constructor(w: CodeWriter, pc: number, imports: Imports) {
     this.w = w;
@@ -124,14 +135,19 @@ class InterpreterGen implements OpGen {
     return local;
   }
 
+  readonly immediate = undefined;
+  flagArithmetic(): FlagArithmetic | undefined {
+    return undefined;
+  }
   flagsResult(): void {
     this.state64(FLAGS_RESULT);
   }
   flagsAux(): void {
     this.state32(FLAGS_AUX);
   }
-  setFlagsResult(value: () => void): void {
-    this.setState64(FLAGS_RESULT, value);
+  setFlags({ result, aux }: FlagSource): void {
+    this.setState64(FLAGS_RESULT, result);
+    this.setState32(FLAGS_AUX, aux);
   }
   setFlagsAux(value: () => void): void {
     this.setState32(FLAGS_AUX, value);
@@ -183,6 +199,14 @@ class InterpreterGen implements OpGen {
     this.#leaveIfFaulted();
   }
 
+  /** An address as an i64 local. */
+  #wideAddress(address: number, width: 32 | 64): number {
+    if (width === 64) return address;
+    const wide = this.scratch(I64, 11);
+    this.w.get(address).op(i64.extend_i32_u).set(wide);
+    return wide;
+  }
+
   /** Leaves the TLB entry's arena address in scratch and pushes whether its tag allows the access. */
   #probe(address: number, bytes: number, tag: number, entry: number): void {
     const { w } = this;
@@ -211,8 +235,9 @@ class InterpreterGen implements OpGen {
     w.i32Const(bytes).op(i32.or);
   }
 
-  load(address: number, bytes: 1 | 2 | 4 | 8 | 16, forWrite: boolean): void {
+  load(linear: number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void {
     const { w } = this;
+    const address = this.#wideAddress(linear, width);
     const entry = this.scratch(I32, 10);
     const type = bytes === 16 ? V128 : bytes === 8 ? I64 : I32;
     this.#probe(address, bytes, forWrite ? TLB.writeTag : TLB.readTag, entry);
@@ -254,8 +279,9 @@ class InterpreterGen implements OpGen {
     w.op(i32.and).op(i32.eqz).op(i32.and);
   }
 
-  store(address: number, bytes: 1 | 2 | 4 | 8 | 16, value: number): void {
+  store(linear: number, width: 32 | 64, bytes: AccessBytes, value: number): void {
     const { w } = this;
+    const address = this.#wideAddress(linear, width);
     const entry = this.scratch(I32, 10);
     this.#probe(address, bytes, TLB.writeTag, entry);
     if (bytes === 16) this.#alignedOrAny(address);
@@ -284,7 +310,24 @@ class InterpreterGen implements OpGen {
     w.end();
   }
 
-  jumpRelative(codeBits: 16 | 32 | 64, offset: () => void): void {
+  jump(codeBits: 16 | 32 | 64): void {
+    this.#jumpRelative(codeBits, () => this.imm32());
+  }
+  branch(codeBits: 16 | 32 | 64, condition: () => void): void {
+    this.#jumpRelative(codeBits, () => {
+      this.imm32();
+      this.c();
+      condition();
+      this.w.select();
+    });
+  }
+  skip(codeBits: 16 | 32 | 64, condition: () => void): void {
+    condition();
+    this.w.if();
+    this.jump(codeBits);
+    this.w.end();
+  }
+  #jumpRelative(codeBits: 16 | 32 | 64, offset: () => void): void {
     this.setState64(RIP, () => {
       this.state64(RIP);
       offset();
@@ -308,20 +351,47 @@ class InterpreterGen implements OpGen {
  */
 export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer> {
   const module = new ModuleWriter();
+  module.importTable(1);
   const imports: Imports = {
     slowLoad: module.importFunction('slowLoad', [I32, I32, I32], [I32]),
     slowStore: module.importFunction('slowStore', [I32, I32, I32], [I32]),
     callout: module.importFunction('callout', [I32, I32], [I32]),
   };
+  const deferredFlags = module.declare([], []);
+  const flagsCode = new CodeWriter(0);
+  emitDeferredFlags(new InterpreterGen(flagsCode, 0, imports));
+  module.define(deferredFlags, flagsCode);
+  module.export('deferredFlags', deferredFlags);
+
   const run = module.declare([I32], [I32]);
   const w = new CodeWriter(1);
   const block = 0;
   const pc = w.local(I32);
   const g = new InterpreterGen(w, pc, imports);
+  g.regionType = module.functionType([], [I32]);
+  const makeFlags = (): void => {
+    g.state32(CTL.flagsKind);
+    w.if().call(deferredFlags).end();
+  };
 
   w.loop();
   g.dispatchDepth = w.depth;
   emitDispatch(g, block);
+  w.block();
+  emitRegionCall(g, block, pc);
+  makeFlags();
+  const heat = g.scratch(I32, 0);
+  w.get(block)
+    .get(block)
+    .mem(i32.load, BLOCK.heat)
+    .i32Const(1)
+    .op(i32.sub)
+    .tee(heat)
+    .mem(i32.store, BLOCK.heat);
+  w.get(heat).op(i32.eqz).if();
+  g.setState32(CTL.currentBlock, () => w.get(block));
+  w.i32Const(EXIT.hot).return();
+  w.end();
   // The block's instructions are paid for at its entry; a fault gives back what was not executed.
   const left = g.scratch(I32, 0);
   g.state32(CTL.budget);
@@ -331,6 +401,7 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   g.setState32(CTL.budget, () => w.get(left));
   g.setState32(CTL.currentBlock, () => w.get(block));
   w.get(block).i32Const(BLOCK.header).op(i32.add).set(pc);
+  w.end();
   // The next dispatch looks its block up.
   w.i32Const(0).set(block);
   w.loop();
@@ -359,6 +430,30 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   module.define(run, w);
   module.export('run', run);
   return module.finish(memoryPages);
+}
+
+/**
+ * Calls the region that starts at `block`, if there is one, and goes by what it returns: round the dispatch loop again,
+ * out of the block this is emitted in with `pc` set, out of the interpreter, or on to interpreting `block`.
+ */
+function emitRegionCall(g: InterpreterGen, block: number, pc: number): void {
+  const { w } = g;
+  const result = g.scratch(I32, 0);
+  w.get(block).mem(i32.load, BLOCK.region).if();
+  w.get(block).mem(i32.load, BLOCK.region).callIndirect(g.regionType).set(result);
+  w.get(result).i32Const(REGION.refuse).op(i32.ne).if();
+  w.i32Const(0).set(block);
+  w.get(result)
+    .op(i32.eqz)
+    .brIf(w.depth - g.dispatchDepth);
+  w.get(result).i32Const(REGION.resume).op(i32.eq).if();
+  g.state32(CTL.exitUop);
+  w.set(pc);
+  w.br(3);
+  w.end();
+  w.i32Const(EXIT.check).i32Const(EXIT.fault).get(result).i32Const(REGION.check).op(i32.eq).select().return();
+  w.end();
+  w.end();
 }
 
 /** Finds the block for RIP unless one was given, or returns EXIT.miss; checks CS.limit. */

@@ -1,0 +1,391 @@
+import type { IrOp } from '../../../ir/op.ts';
+import { I32, I64, i32, i64 } from '../../../wasm/opcodes.ts';
+import { CodeWriter } from '../../../wasm/writer.ts';
+import { CTL, RIP, TEMP, TEMP_COUNT, TEMP_SIZE, TLB } from '../../../x86/layout.ts';
+import { MODE } from '../../../x86/mode.ts';
+import { BLOCK, REGION } from '../exit.ts';
+import { type ControlFlow, RegionGen, registerOf } from './generator.ts';
+import type { RegionImports } from './imports.ts';
+import { type PageGuard, type Region, type RegionEdge, type RegionNode, RETURN_EDGE } from './region.ts';
+
+/**
+ * Instructions after which a region returns even from a loop: V8 replaces a function by its optimised version only when
+ * it is called anew (DESIGN.md, section 5).
+ */
+const INSTRUCTIONS_PER_CALL = 50_000;
+
+/**
+ * Emits a region as one function, its control flow as nested blocks and loops after the dominator tree (Ramsey,
+ * "Beyond Relooper", ICFP 2022). The function takes nothing and returns a REGION code.
+ */
+export function emitRegion(region: Region, imports: RegionImports): CodeWriter {
+  return new RegionEmitter(region, imports).emit();
+}
+
+class RegionEmitter {
+  readonly #region: Region;
+  readonly #w = new CodeWriter(0);
+  readonly #g: RegionGen;
+  /** Budget below which the region is left at a loop's head. */
+  readonly #floor: number;
+  readonly #target: number;
+  readonly #children = new Map<RegionNode, RegionNode[]>();
+  readonly #labels = new Map<RegionNode, number>();
+  readonly #flagsLive: ReadonlyMap<RegionNode, boolean>;
+  /** Registers that may differ from the state at a node's start. */
+  readonly #dirtyIn: ReadonlyMap<RegionNode, ReadonlySet<number>>;
+
+  constructor(region: Region, imports: RegionImports) {
+    this.#region = region;
+    const used = new Set<number>();
+    const written = new Set<number>();
+    for (const { lifted } of region.nodes) {
+      for (const op of lifted.ops) noteRegisters(op, used, written);
+    }
+    this.#g = new RegionGen(this.#w, imports, region.modeKey, used, written);
+    this.#floor = this.#w.local(I32);
+    this.#target = this.#w.local(I64);
+    for (const node of region.nodes) {
+      if (node === region.entry) continue;
+      const list = this.#children.get(node.dominator);
+      if (list) list.push(node);
+      else this.#children.set(node.dominator, [node]);
+    }
+    this.#flagsLive = flagsLiveness(region);
+    this.#dirtyIn = dirtyRegisters(region);
+  }
+
+  emit(): CodeWriter {
+    const w = this.#w;
+    const g = this.#g;
+    this.#emitChecks();
+    w.block();
+    g.resumeDepth = w.depth;
+    this.#emitTree(this.#region.entry);
+    w.end();
+    g.emitResume();
+    w.unreachable();
+    return w;
+  }
+
+  /** Refuses where the budget does not cover a pass through the region, or its code may not lie within CS's limit. */
+  #emitChecks(): void {
+    const w = this.#w;
+    const { instructions, lowest, highest, modeKey } = this.#region;
+    w.i32Const(0).mem(i32.load, CTL.budget).i32Const(instructions).op(i32.lt_s);
+    if ((modeKey & MODE.codeSizeMask) !== MODE.code64) {
+      // Also no wrapping round at the end of the code size.
+      w.i32Const(0)
+        .mem(i64.load, RIP)
+        .i64Const(BigInt(lowest))
+        .op(i64.add)
+        .i64Const(0n)
+        .op(i64.lt_s)
+        .op(i32.or);
+      w.i32Const(0)
+        .mem(i64.load, RIP)
+        .i64Const(BigInt(highest - 1))
+        .op(i64.add);
+      w.i32Const(0).mem(i64.load32_u, CTL.codeLimit).op(i64.gt_s).op(i32.or);
+    }
+    w.if().i32Const(REGION.refuse).return().end();
+    // How often the region was entered, for the inspector.
+    const entries = this.#region.entry.block.address + BLOCK.entries;
+    w.i32Const(0).i32Const(0).mem(i32.load, entries).i32Const(1).op(i32.add).mem(i32.store, entries);
+    this.#g.emitEntry();
+    w.get(this.#g.budget).i32Const(INSTRUCTIONS_PER_CALL).op(i32.sub).tee(this.#floor);
+    w.i32Const(instructions).get(this.#floor).i32Const(instructions).op(i32.gt_s).select().set(this.#floor);
+  }
+
+  // ---- structure -----------------------------------------------------------------------------------------------
+
+  /** A node and all it dominates. */
+  #emitTree(node: RegionNode): void {
+    const merges = (this.#children.get(node) ?? []).filter(isMerge).sort((a, b) => a.order - b.order);
+    if (node.backIn > 0) {
+      this.#w.loop();
+      this.#labels.set(node, this.#w.depth);
+      this.#atMerge(node);
+      this.#emitWithin(node, merges);
+      this.#w.unreachable().end();
+      return;
+    }
+    this.#emitWithin(node, merges);
+  }
+
+  /** The node's code inside a block for each merge it dominates, so that branches to them are branches out. */
+  #emitWithin(node: RegionNode, merges: readonly RegionNode[]): void {
+    const last = merges.at(-1);
+    if (!last) {
+      this.#emitNode(node);
+      return;
+    }
+    this.#w.block();
+    this.#labels.set(last, this.#w.depth);
+    this.#emitWithin(node, merges.slice(0, -1));
+    this.#w.end();
+    this.#atMerge(last);
+    this.#emitTree(last);
+  }
+
+  /** What holds where several ways come together. */
+  #atMerge(node: RegionNode): void {
+    this.#g.flags = 'deferred';
+    this.#g.unpaid = 0;
+    this.#g.dirty = new Set(this.#dirtyIn.get(node));
+  }
+
+  // ---- one node ------------------------------------------------------------------------------------------------
+
+  #emitNode(node: RegionNode): void {
+    const g = this.#g;
+    const { ops, instructions } = node.lifted;
+    g.unpaid += node.block.instructions.length;
+    const control = this.#controlOf(node);
+    instructions.forEach(({ firstOp }, at) => {
+      const end = instructions[at + 1]?.firstOp ?? ops.length;
+      const live = liveTemps(ops, firstOp, end);
+      g.beginInstruction();
+      for (let index = firstOp; index < end; index++) {
+        g.emit({ op: ops[index]!, node, index, liveTemps: live[index - firstOp]!, control });
+      }
+    });
+  }
+
+  #controlOf(node: RegionNode): ControlFlow {
+    const w = this.#w;
+    const split = (condition: () => void, taken: () => void, otherwise?: () => void): void => {
+      condition();
+      const back = this.#fork();
+      w.if();
+      taken();
+      if (otherwise) {
+        w.else();
+        back();
+        otherwise();
+      }
+      w.end();
+      back();
+    };
+    return {
+      jump: (codeBits, offset) => this.#go(node, codeBits, offset),
+      branch: (codeBits, condition, taken, otherwise) => {
+        split(
+          condition,
+          () => this.#go(node, codeBits, taken),
+          () => this.#go(node, codeBits, otherwise),
+        );
+        w.unreachable();
+      },
+      skip: (codeBits, condition, offset) => split(condition, () => this.#go(node, codeBits, offset)),
+      jumpAbsolute: (target) => this.#jumpAbsolute(node, target),
+    };
+  }
+
+  /** Remembers what is known here; the function returned brings it back, for another path from here. */
+  #fork(): () => void {
+    const g = this.#g;
+    const flags = g.shareFlags();
+    const { unpaid } = g;
+    const dirty = [...g.dirty];
+    const restore = g.saveContext();
+    return () => {
+      g.flags = flags;
+      g.unpaid = unpaid;
+      g.dirty = new Set(dirty);
+      restore();
+    };
+  }
+
+  /** Goes on at an offset from the node's start. */
+  #go(node: RegionNode, codeBits: 16 | 32 | 64, offset: number): void {
+    const edge = node.edges.get(offset);
+    if (edge) {
+      this.#follow(node, edge);
+      return;
+    }
+    // A branch of another size than the code's truncates its target.
+    this.#g.settleFlags();
+    this.#g.storeRegisters();
+    this.#g.storeBudget();
+    this.#w.i32Const(0);
+    this.#g.pushRip(node.delta);
+    this.#w.i64Const(BigInt(offset)).op(i64.add);
+    if (codeBits !== 64) this.#w.i64Const(codeBits === 16 ? 0xffffn : 0xffffffffn).op(i64.and);
+    this.#w.mem(i64.store, RIP).i32Const(REGION.continue).return();
+  }
+
+  #follow(node: RegionNode, { delta, target, guards }: RegionEdge): void {
+    const w = this.#w;
+    const g = this.#g;
+    if (!target) {
+      this.#exit(delta);
+      return;
+    }
+    for (const guard of guards) this.#emitGuard(guard, delta);
+    const back = target.order <= node.order;
+    if (!isMerge(target) && target.backIn === 0) {
+      this.#emitTree(target);
+      return;
+    }
+    g.pay();
+    if (back) {
+      w.get(g.budget).get(this.#floor).op(i32.lt_s);
+      const on = this.#fork();
+      w.if();
+      this.#exit(delta);
+      w.end();
+      on();
+    }
+    if (this.#flagsLive.get(target) === true) g.settleFlags();
+    if (back || isMerge(target)) w.br(w.depth - this.#labels.get(target)!);
+    else this.#emitTree(target);
+  }
+
+  /** Leaves the region unless the code page is the one it was translated from. */
+  #emitGuard({ delta, arena }: PageGuard, exitDelta: number): void {
+    const w = this.#w;
+    const g = this.#g;
+    const linear = g.scratch(I64, 0);
+    const entry = g.scratch(I32, 1);
+    g.pushRip(delta);
+    w.i32Const(0).mem(i64.load, CTL.codeBase).op(i64.add);
+    if ((this.#region.modeKey & MODE.codeSizeMask) !== MODE.code64) w.i64Const(0xffffffffn).op(i64.and);
+    w.tee(linear)
+      .i64Const(7n)
+      .op(i64.shr_u)
+      .op(i32.wrap_i64)
+      .i32Const((TLB.entries - 1) << 5)
+      .op(i32.and);
+    w.i32Const(0).mem(i32.load, CTL.tlbBank).op(i32.add).tee(entry).mem(i64.load, TLB.execTag);
+    w.get(linear).i64Const(-4096n).op(i64.and).op(i64.ne);
+    w.get(entry).mem(i32.load, TLB.addend).get(linear).op(i32.wrap_i64).op(i32.add);
+    w.i32Const(arena).op(i32.ne).op(i32.or);
+    const on = this.#fork();
+    w.if();
+    this.#exit(exitDelta);
+    w.end();
+    on();
+  }
+
+  /** A jump to a computed address: where a call that the region followed returns to, or out. */
+  #jumpAbsolute(node: RegionNode, target: () => void): void {
+    const w = this.#w;
+    const g = this.#g;
+    const predicted = node.edges.get(RETURN_EDGE);
+    target();
+    if (predicted?.target) {
+      const on = this.#fork();
+      w.tee(this.#target);
+      g.pushRip(predicted.delta);
+      w.op(i64.eq).if();
+      this.#follow(node, predicted);
+      w.end();
+      on();
+    } else {
+      w.set(this.#target);
+    }
+    w.i32Const(0).get(this.#target).mem(i64.store, RIP);
+    this.#leave();
+  }
+
+  /** Leaves the region for the code at an offset from its entry. */
+  #exit(delta: number): void {
+    this.#g.storeRip(delta);
+    this.#leave();
+  }
+
+  #leave(): void {
+    const g = this.#g;
+    g.settleFlags();
+    g.storeRegisters();
+    g.storeBudget();
+    this.#w.i32Const(REGION.continue).return();
+  }
+}
+
+/** Whether a node is reached over several ways from before it, so that it must have a label. */
+function isMerge(node: RegionNode): boolean {
+  return node.forwardIn > 1;
+}
+
+function noteRegisters(op: IrOp, used: Set<number>, written: Set<number>): void {
+  const { def, dst, a, b } = op;
+  for (const loc of [dst, a, b]) {
+    const register = registerOf(loc);
+    if (register !== undefined) used.add(register);
+  }
+  const target = registerOf(dst);
+  if (target !== undefined && def.writes) written.add(target);
+}
+
+/** For each operation of an instruction, the temporaries that it and those after it name. */
+function liveTemps(ops: readonly IrOp[], first: number, end: number): readonly (readonly number[])[] {
+  const live = new Set<number>();
+  const lists: number[][] = [];
+  for (let index = end - 1; index >= first; index--) {
+    const { dst, a, b } = ops[index]!;
+    for (const loc of [dst, a, b]) {
+      if (loc >= TEMP && loc < TEMP + TEMP_COUNT * TEMP_SIZE) live.add((loc - TEMP) >> 4);
+    }
+    lists.push([...live]);
+  }
+  return lists.reverse();
+}
+
+/** Whether something looks at the flags a node is entered with before they are all written. */
+function flagsLiveness(region: Region): Map<RegionNode, boolean> {
+  const decided = new Map<RegionNode, boolean>();
+  for (const node of region.nodes) {
+    for (const { def } of node.lifted.ops) {
+      // Leaving for the interpreter hands the flags over.
+      if (def.leaves || def.flags === 'read' || def.flags === 'readwrite') {
+        decided.set(node, true);
+        break;
+      }
+      if (def.flags === 'write') {
+        decided.set(node, false);
+        break;
+      }
+    }
+  }
+  // The rest only passes them on: live where one of the ways out is, or leaves the region.
+  const result = new Map(region.nodes.map((node) => [node, decided.get(node) ?? false]));
+  for (let changed = true; changed;) {
+    changed = false;
+    for (const node of region.nodes.toReversed()) {
+      if (decided.has(node) || result.get(node)) continue;
+      const edges = [...node.edges.values()];
+      if (edges.length > 0 && edges.every(({ target }) => target && !result.get(target))) continue;
+      result.set(node, true);
+      changed = true;
+    }
+  }
+  return result;
+}
+
+/** Which registers may have been written on some way to each node. */
+function dirtyRegisters(region: Region): Map<RegionNode, Set<number>> {
+  const written = new Map<RegionNode, Set<number>>();
+  const result = new Map<RegionNode, Set<number>>();
+  for (const node of region.nodes) {
+    const set = new Set<number>();
+    for (const op of node.lifted.ops) noteRegisters(op, new Set(), set);
+    written.set(node, set);
+    result.set(node, new Set());
+  }
+  for (let changed = true; changed;) {
+    changed = false;
+    for (const node of region.nodes) {
+      for (const { target } of node.edges.values()) {
+        if (!target) continue;
+        const into = result.get(target)!;
+        const before = into.size;
+        for (const register of result.get(node)!) into.add(register);
+        for (const register of written.get(node)!) into.add(register);
+        if (into.size !== before) changed = true;
+      }
+    }
+  }
+  return result;
+}

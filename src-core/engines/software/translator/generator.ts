@@ -1,0 +1,776 @@
+import type { AccessBytes, Bits, FlagArithmetic, FlagSource, IrOp, Loc, OpGen } from '../../../ir/op.ts';
+import { flagsKindOf } from '../../../ir/ops/arithmetic.ts';
+import { ACCESS_INFO } from '../../../ir/ops/memory.ts';
+import { I32, I64, i32, i64, v128, type ValueType } from '../../../wasm/opcodes.ts';
+import type { CodeWriter } from '../../../wasm/writer.ts';
+import type { Callout } from '../../../x86/callout.ts';
+import {
+  CTL,
+  FLAGS_AUX,
+  FLAGS_RESULT,
+  GPR,
+  RIP,
+  TEMP,
+  TEMP_COUNT,
+  TEMP_SIZE,
+  TLB,
+} from '../../../x86/layout.ts';
+import { MODE } from '../../../x86/mode.ts';
+import { BLOCK, REGION, UOP } from '../exit.ts';
+import type { RegionImports } from './imports.ts';
+import type { RegionNode } from './region.ts';
+
+const PAGE_MASK = -4096;
+const GPR_COUNT = 16;
+const TEMP_END = TEMP + TEMP_COUNT * TEMP_SIZE;
+
+/** Where the present value of a temporary is: in a local of a type, or in its slot of the vCPU state. */
+type TempPlace = { type: typeof I32 | typeof I64; local: number } | 'state';
+
+/** Where the arithmetic flags are: in the vCPU state in a form that only memory knows, in its words, or not made yet. */
+export type FlagsPlace = 'deferred' | 'words' | { source: FlagSource; pinned: readonly Pinned[] };
+
+interface Pinned {
+  key: string;
+  local: number;
+}
+
+/**
+ * Emits operations for translated code: general registers stand in wasm locals, temporaries too; flags are made when
+ * something looks at them; whatever is rare leaves for the interpreter at the operation's own micro-op, with the vCPU
+ * state complete.
+ */
+export class RegionGen implements OpGen {
+  readonly w: CodeWriter;
+  readonly #imports: RegionImports;
+  readonly #modeKey: number;
+  /** Local of each general register in use, by number. */
+  readonly #registers = new Map<number, number>();
+  readonly #registerType: typeof I32 | typeof I64;
+  /** Registers the region writes somewhere. */
+  readonly #written: ReadonlySet<number>;
+  /** RIP at the region's entry (i64). */
+  readonly rip: number;
+  /** Instructions left (i32), when the region returns, and the TLB bank. */
+  readonly budget: number;
+  readonly #bank: number;
+  readonly #resumeUop: number;
+  readonly #resumeBlock: number;
+  readonly #resumeDelta: number;
+  /** Depth of the block whose end is the common way out to the interpreter. */
+  resumeDepth = 0;
+
+  #free = new Map<string, number[]>();
+  #scratch = new Map<string, number>();
+  #temps: (TempPlace | undefined)[] = [];
+  #tempLocals: (number | undefined)[][] = [];
+
+  #step!: EmitStep;
+  flags: FlagsPlace = 'deferred';
+  /** Instructions executed since `budget` was brought up to date. */
+  unpaid = 0;
+  /** Registers whose local may differ from the state. */
+  dirty = new Set<number>();
+
+  constructor(
+    w: CodeWriter,
+    imports: RegionImports,
+    modeKey: number,
+    used: ReadonlySet<number>,
+    written: ReadonlySet<number>,
+  ) {
+    this.w = w;
+    this.#imports = imports;
+    this.#modeKey = modeKey;
+    this.#written = written;
+    // Outside long mode the upper halves of registers are zero and stay so.
+    this.#registerType = (modeKey & MODE.longMode) !== 0 ? I64 : I32;
+    this.rip = w.local(I64);
+    this.budget = w.local(I32);
+    this.#bank = w.local(I32);
+    this.#resumeUop = w.local(I32);
+    this.#resumeBlock = w.local(I32);
+    this.#resumeDelta = w.local(I32);
+    for (const register of used) this.#registers.set(register, w.local(this.#registerType));
+  }
+
+  get #op(): IrOp {
+    return this.#step.op;
+  }
+  get #node(): RegionNode {
+    return this.#step.node;
+  }
+  /** Arena address of the micro-op that does the same in the interpreter. */
+  get #uop(): number {
+    return this.#node.block.address + BLOCK.header + this.#step.index * UOP.size;
+  }
+
+  // ---- entry and exits -----------------------------------------------------------------------------------------
+
+  /** Loads what the region keeps in locals. */
+  emitEntry(): void {
+    this.w.i32Const(0).mem(i64.load, RIP).set(this.rip);
+    this.reload();
+  }
+
+  /** Loads registers, budget and TLB bank: TypeScript may have changed them. */
+  reload(): void {
+    const { w } = this;
+    for (const [register, local] of this.#registers) {
+      w.i32Const(0)
+        .mem(this.#registerType === I64 ? i64.load : i32.load, GPR + register * 8)
+        .set(local);
+    }
+    w.i32Const(0).mem(i32.load, CTL.budget).set(this.budget);
+    if (!this.#userBank) w.i32Const(0).mem(i32.load, CTL.tlbBank).set(this.#bank);
+  }
+
+  get #userBank(): boolean {
+    return (this.#modeKey & MODE.cplMask) >> MODE.cplShift === 3;
+  }
+
+  #storeRegister(register: number): void {
+    const local = this.#registers.get(register)!;
+    this.w.i32Const(0).get(local);
+    if (this.#registerType === I32) this.w.op(i64.extend_i32_u);
+    this.w.mem(i64.store, GPR + register * 8);
+  }
+
+  /** Writes registers that may have changed. */
+  storeRegisters(registers: Iterable<number> = this.dirty): void {
+    for (const register of registers) this.#storeRegister(register);
+  }
+
+  /** Writes the budget, brought up to date. */
+  storeBudget(): void {
+    const { w } = this;
+    w.i32Const(0).get(this.budget);
+    if (this.unpaid > 0) w.i32Const(this.unpaid).op(i32.sub);
+    w.mem(i32.store, CTL.budget);
+  }
+
+  /** Takes the instructions executed since from the local budget. */
+  pay(): void {
+    if (this.unpaid === 0) return;
+    this.w.get(this.budget).i32Const(this.unpaid).op(i32.sub).set(this.budget);
+    this.unpaid = 0;
+  }
+
+  /** Pushes RIP at entry + delta, truncated to the code size. */
+  pushRip(delta: number): void {
+    const { w } = this;
+    w.get(this.rip);
+    if (delta !== 0) w.i64Const(BigInt(delta)).op(i64.add);
+    const size = this.#modeKey & MODE.codeSizeMask;
+    if (size !== MODE.code64) w.i64Const(size === MODE.code16 ? 0xffffn : 0xffffffffn).op(i64.and);
+  }
+
+  storeRip(delta: number): void {
+    this.w.i32Const(0);
+    this.pushRip(delta);
+    this.w.mem(i64.store, RIP);
+  }
+
+  /** The common way out to the interpreter; locals say where it goes on. */
+  emitResume(): void {
+    const { w } = this;
+    this.storeRegisters(this.#written);
+    w.i32Const(0).get(this.#resumeUop).mem(i32.store, CTL.exitUop);
+    w.i32Const(0).get(this.#resumeBlock).mem(i32.store, CTL.currentBlock);
+    w.i32Const(0).get(this.rip).get(this.#resumeDelta).op(i64.extend_i32_s).op(i64.add);
+    const size = this.#modeKey & MODE.codeSizeMask;
+    if (size !== MODE.code64) w.i64Const(size === MODE.code16 ? 0xffffn : 0xffffffffn).op(i64.and);
+    w.mem(i64.store, RIP);
+    w.i32Const(REGION.resume).return();
+  }
+
+  /** Leaves for the interpreter at the micro-op of this operation, of which nothing has been done. */
+  resumeHere(): void {
+    const { w } = this;
+    this.#storeFlags();
+    this.#storeTemps();
+    this.storeBudget();
+    w.i32Const(this.#uop).set(this.#resumeUop);
+    w.i32Const(this.#node.block.address).set(this.#resumeBlock);
+    w.i32Const(this.#node.delta).set(this.#resumeDelta);
+    w.br(w.depth - this.resumeDepth);
+  }
+
+  /** Writes flags that are not made yet, without changing what is known about them afterwards. */
+  #storeFlags(): void {
+    const { flags, w } = this;
+    if (typeof flags === 'string') return;
+    const { arithmetic } = flags.source;
+    if (!arithmetic) {
+      this.#storeWords(flags.source);
+      return;
+    }
+    w.i32Const(0).i32Const(flagsKindOf(arithmetic)).mem(i32.store, CTL.flagsKind);
+    const store = arithmetic.bits === 64 ? i64.store : i32.store;
+    const { x, y, r } = arithmetic;
+    w.i32Const(0)
+      .get(arithmetic.kind === 'logic' ? r : x)
+      .mem(store, CTL.flagsX);
+    if (arithmetic.kind !== 'logic') w.i32Const(0).get(y).mem(store, CTL.flagsY);
+  }
+
+  #storeWords({ result, aux }: FlagSource): void {
+    const { w } = this;
+    this.#apart(() => {
+      w.i32Const(0);
+      result();
+      w.mem(i64.store, FLAGS_RESULT);
+      w.i32Const(0);
+      aux();
+      w.mem(i32.store, FLAGS_AUX);
+    });
+    w.i32Const(0).i32Const(0).mem(i32.store, CTL.flagsKind);
+  }
+
+  /** Writes the flags; from here on the vCPU state has them. */
+  settleFlags(): void {
+    if (typeof this.flags === 'string') return;
+    this.#storeFlags();
+    this.#release();
+    this.flags = 'deferred';
+  }
+
+  /** The flags' words hold from here on. */
+  #makeWords(): void {
+    const { flags, w } = this;
+    if (flags === 'words') return;
+    if (flags === 'deferred') {
+      w.i32Const(0).mem(i32.load, CTL.flagsKind).if();
+      w.call(this.#imports.deferredFlags);
+      w.end();
+    } else {
+      this.#storeWords(flags.source);
+      this.#release();
+    }
+    this.flags = 'words';
+  }
+
+  /** Emits with scratch locals of its own: code of a flag source made earlier. */
+  #apart(emit: () => void): void {
+    const saved = this.#scratch;
+    this.#scratch = new Map();
+    emit();
+    this.#giveBack();
+    this.#scratch = saved;
+  }
+
+  // ---- one operation after the other ---------------------------------------------------------------------------
+
+  /** A new guest instruction: temporaries hold nothing. */
+  beginInstruction(): void {
+    this.#temps = [];
+  }
+
+  emit(step: EmitStep): void {
+    this.#step = step;
+    const { def } = step.op;
+    if (def.flagsInState) this.#makeWords();
+    def.emit(this);
+    if (def.flagsInState && def.flags !== 'read') this.flags = 'words';
+    this.#giveBack();
+  }
+
+  /** Other paths are emitted before this operation is done; the function returned brings back where it was. */
+  saveContext(): () => void {
+    const step = this.#step;
+    const temps = [...this.#temps];
+    // Scratch locals of the operation so far are not used again on any path.
+    this.#scratch = new Map();
+    return () => {
+      this.#step = step;
+      this.#temps = [...temps];
+      this.#scratch = new Map();
+    };
+  }
+
+  /** The scratch locals of the operation are free again, but for those the flags still need. */
+  #giveBack(): void {
+    const pinned = typeof this.flags === 'string' ? undefined : this.flags.pinned;
+    for (const [key, local] of this.#scratch) {
+      if (pinned?.some((pin) => pin.local === local)) continue;
+      this.#freeLocal(key, local);
+    }
+    this.#scratch.clear();
+  }
+
+  #freeLocal(key: string, local: number): void {
+    const type = key.slice(0, key.indexOf('.'));
+    const list = this.#free.get(type);
+    if (list) list.push(local);
+    else this.#free.set(type, [local]);
+  }
+
+  #release(): void {
+    if (typeof this.flags === 'string') return;
+    for (const { key, local } of this.flags.pinned) {
+      // Still held by the operation being emitted, it is given back with that.
+      if (this.#scratch.get(key) !== local) this.#freeLocal(key, local);
+    }
+  }
+
+  /** What several paths inherit about the flags; the locals it needs are never used for anything else again. */
+  shareFlags(): FlagsPlace {
+    if (typeof this.flags !== 'string') this.flags = { source: this.flags.source, pinned: [] };
+    return this.flags;
+  }
+
+  scratch(type: ValueType, n: number): number {
+    const key = `${type}.${n}`;
+    let local = this.#scratch.get(key);
+    if (local === undefined) {
+      local = this.#free.get(String(type))?.pop() ?? this.w.local(type);
+      this.#scratch.set(key, local);
+    }
+    return local;
+  }
+
+  // ---- operands ------------------------------------------------------------------------------------------------
+
+  get immediate(): number {
+    return this.#op.imm;
+  }
+
+  a(bits: Bits): void {
+    this.#read(this.#op.a, bits);
+  }
+  b(bits: Bits): void {
+    this.#read(this.#op.b, bits);
+  }
+  dst(bits: Bits): void {
+    this.#read(this.#op.dst, bits);
+  }
+
+  #read(loc: Loc, bits: Bits): void {
+    const { w } = this;
+    const register = registerOf(loc);
+    if (register !== undefined) {
+      const local = this.#registers.get(register)!;
+      w.get(local);
+      this.#narrow(this.#registerType, bits, (loc & 1) !== 0);
+      return;
+    }
+    const place = this.#tempPlace(loc);
+    if (place) {
+      w.get(place.local);
+      this.#narrow(place.type, bits, false);
+      return;
+    }
+    w.i32Const(0).mem(
+      bits === 8 ? i32.load8_u : bits === 16 ? i32.load16_u : bits === 32 ? i32.load : i64.load,
+      loc,
+    );
+  }
+
+  /** Turns a whole local on the stack into an operand of `bits`. */
+  #narrow(type: typeof I32 | typeof I64, bits: Bits, high: boolean): void {
+    const { w } = this;
+    if (bits === 64) {
+      if (type === I32) w.op(i64.extend_i32_u);
+      return;
+    }
+    if (type === I64) w.op(i32.wrap_i64);
+    if (high) w.i32Const(8).op(i32.shr_u);
+    if (bits < 32) w.i32Const(bits === 8 ? 0xff : 0xffff).op(i32.and);
+  }
+
+  #tempPlace(loc: Loc): Exclude<TempPlace, 'state'> | undefined {
+    if (loc < TEMP || loc >= TEMP_END || (loc - TEMP) % TEMP_SIZE !== 0) return undefined;
+    const place = this.#temps[(loc - TEMP) / TEMP_SIZE];
+    return place === 'state' ? undefined : place;
+  }
+
+  /** Makes sure that a temporary's value is in its slot: what follows treats it as memory. */
+  #toState(loc: Loc): void {
+    if (loc < TEMP || loc >= TEMP_END) return;
+    const index = (loc - TEMP) >> 4;
+    const place = this.#temps[index];
+    if (place !== undefined && place !== 'state') this.#storeTemp(index, place);
+    this.#temps[index] = 'state';
+  }
+
+  #storeTemp(index: number, place: Exclude<TempPlace, 'state'>): void {
+    const { w } = this;
+    w.i32Const(0).get(place.local);
+    if (place.type === I32) w.op(i64.extend_i32_u);
+    w.mem(i64.store, TEMP + index * TEMP_SIZE);
+  }
+
+  /** Writes the temporaries the rest of the instruction may read to their slots. */
+  #storeTemps(): void {
+    for (const index of this.#step.liveTemps) {
+      const place = this.#temps[index];
+      if (place !== undefined && place !== 'state') this.#storeTemp(index, place);
+    }
+  }
+
+  #half(loc: Loc, offset: number): void {
+    const register = registerOf(loc);
+    if (register !== undefined) {
+      if (offset !== 0) throw new Error('a general register has no upper half');
+      this.#read(loc, 64);
+      return;
+    }
+    if (offset === 0 && this.#tempPlace(loc)) {
+      this.#read(loc, 64);
+      return;
+    }
+    this.#toState(loc);
+    this.w.i32Const(0).mem(i64.load, loc + offset);
+  }
+  aHalf(offset: number): void {
+    this.#half(this.#op.a, offset);
+  }
+  bHalf(offset: number): void {
+    this.#half(this.#op.b, offset);
+  }
+  #wide(loc: Loc): void {
+    this.#toState(loc);
+    this.w.i32Const(0).mem(v128.load, loc);
+  }
+  a128(): void {
+    this.#wide(this.#op.a);
+  }
+  b128(): void {
+    this.#wide(this.#op.b);
+  }
+  dst128(): void {
+    this.#wide(this.#op.dst);
+  }
+
+  set(bits: Bits, value: () => void): void {
+    const { w } = this;
+    const loc = this.#op.dst;
+    const register = registerOf(loc);
+    if (register !== undefined) {
+      this.#setRegister(register, (loc & 1) !== 0, bits, value);
+      return;
+    }
+    if (loc >= TEMP && loc < TEMP_END && (loc - TEMP) % TEMP_SIZE === 0) {
+      const index = (loc - TEMP) / TEMP_SIZE;
+      const type = bits === 64 ? I64 : I32;
+      const local = this.#tempLocal(index, type);
+      value();
+      if (bits < 32) w.i32Const(bits === 8 ? 0xff : 0xffff).op(i32.and);
+      w.set(local);
+      this.#temps[index] = { type, local };
+      return;
+    }
+    w.i32Const(0);
+    value();
+    if (bits === 8) w.mem(i32.store8, loc);
+    else if (bits === 16) w.mem(i32.store16, loc);
+    else if (bits === 32) w.op(i64.extend_i32_u).mem(i64.store, loc);
+    else w.mem(i64.store, loc);
+  }
+
+  #setRegister(register: number, high: boolean, bits: Bits, value: () => void): void {
+    const { w } = this;
+    const local = this.#registers.get(register)!;
+    this.dirty.add(register);
+    const narrow = this.#registerType === I32;
+    if (bits >= 32) {
+      value();
+      if (narrow && bits === 64) w.op(i32.wrap_i64);
+      else if (!narrow && bits === 32) w.op(i64.extend_i32_u);
+      w.set(local);
+      return;
+    }
+    const mask = (bits === 8 ? 0xff : 0xffff) << (high ? 8 : 0);
+    w.get(local);
+    if (narrow) w.i32Const(~mask).op(i32.and);
+    else w.i64Const(BigInt(~mask)).op(i64.and);
+    value();
+    w.i32Const(bits === 8 ? 0xff : 0xffff).op(i32.and);
+    if (high) w.i32Const(8).op(i32.shl);
+    if (narrow) w.op(i32.or);
+    else w.op(i64.extend_i32_u).op(i64.or);
+    w.set(local);
+  }
+
+  #tempLocal(index: number, type: typeof I32 | typeof I64): number {
+    const locals = (this.#tempLocals[index] ??= []);
+    return (locals[type] ??= this.w.local(type));
+  }
+
+  set128(value: () => void): void {
+    const { w } = this;
+    this.#markState(this.#op.dst);
+    w.i32Const(0);
+    value();
+    w.mem(v128.store, this.#op.dst);
+  }
+  setHalf(offset: number, value: () => void): void {
+    const { w } = this;
+    const loc = this.#op.dst;
+    if (registerOf(loc) !== undefined) throw new Error('a general register has no halves');
+    this.#toState(loc);
+    w.i32Const(0);
+    value();
+    w.mem(i64.store, loc + offset);
+  }
+  /** A temporary is about to be overwritten whole, in its slot. */
+  #markState(loc: Loc): void {
+    if (loc >= TEMP && loc < TEMP_END) this.#temps[(loc - TEMP) >> 4] = 'state';
+  }
+
+  imm32(): void {
+    this.w.i32Const(this.#op.imm);
+  }
+  imm64(): void {
+    this.w.i64Const(BigInt(this.#op.imm));
+  }
+  wide(): void {
+    this.w.i64Const(this.#op.wide);
+  }
+  c(): void {
+    this.w.i32Const(this.#op.c);
+  }
+
+  // ---- flags and state words -----------------------------------------------------------------------------------
+
+  flagArithmetic(): FlagArithmetic | undefined {
+    return typeof this.flags === 'string' ? undefined : this.flags.source.arithmetic;
+  }
+  flagsResult(): void {
+    const { flags } = this;
+    if (typeof flags !== 'string') {
+      this.#apart(flags.source.result);
+      return;
+    }
+    this.#makeWords();
+    this.w.i32Const(0).mem(i64.load, FLAGS_RESULT);
+  }
+  flagsAux(): void {
+    const { flags } = this;
+    if (typeof flags !== 'string') {
+      this.#apart(flags.source.aux);
+      return;
+    }
+    this.#makeWords();
+    this.w.i32Const(0).mem(i32.load, FLAGS_AUX);
+  }
+  setFlags(source: FlagSource): void {
+    if (this.#op.def.flagsInState) {
+      this.#storeWords(source);
+      return;
+    }
+    this.#release();
+    this.flags = { source, pinned: [...this.#scratch].map(([key, local]) => ({ key, local })) };
+  }
+  setFlagsAux(value: () => void): void {
+    this.#makeWords();
+    this.w.i32Const(0);
+    value();
+    this.w.mem(i32.store, FLAGS_AUX);
+  }
+  state32(offset: number): void {
+    this.w.i32Const(0).mem(i32.load, offset);
+  }
+  state64(offset: number): void {
+    if (offset === RIP) this.pushRip(this.#node.delta);
+    else this.w.i32Const(0).mem(i64.load, offset);
+  }
+  setState32(offset: number, value: () => void): void {
+    this.w.i32Const(0);
+    value();
+    this.w.mem(i32.store, offset);
+  }
+  setState64(offset: number, value: () => void): void {
+    this.w.i32Const(0);
+    value();
+    this.w.mem(i64.store, offset);
+  }
+
+  // ---- leaving -------------------------------------------------------------------------------------------------
+
+  fault(): void {
+    this.resumeHere();
+  }
+
+  callout(callout: Callout): void {
+    this.#call(callout.id);
+  }
+  calloutOfOp(): void {
+    if (!this.#op.callout) throw new Error('operation "callout" without a callout');
+    this.#call(this.#op.callout.id);
+  }
+
+  #call(id: number): void {
+    const { w } = this;
+    this.#storeFlags();
+    this.#storeTemps();
+    this.storeRegisters(this.#written);
+    this.storeBudget();
+    this.storeRip(this.#node.delta);
+    w.i32Const(0).i32Const(this.#uop).mem(i32.store, CTL.exitUop);
+    w.i32Const(0).i32Const(this.#node.block.address).mem(i32.store, CTL.currentBlock);
+    const result = this.scratch(I32, 12);
+    // A fault, or something that wants attention: then the interpreter goes on behind this operation.
+    w.i32Const(id).i32Const(this.#uop).call(this.#imports.callout).tee(result).if();
+    w.get(result).return();
+    w.end();
+    this.reload();
+    if (this.unpaid > 0) w.get(this.budget).i32Const(this.unpaid).op(i32.add).set(this.budget);
+    this.#reloadTemps();
+  }
+
+  /** After a callout: a temporary it may have written stands in its slot, and comes back as 64 bits. */
+  #reloadTemps(): void {
+    const { dst } = this.#op;
+    if (dst < TEMP || dst >= TEMP_END) return;
+    const index = (dst - TEMP) >> 4;
+    const local = this.#tempLocal(index, I64);
+    this.w
+      .i32Const(0)
+      .mem(i64.load, TEMP + index * TEMP_SIZE)
+      .set(local);
+    this.#temps[index] = { type: I64, local };
+  }
+
+  // ---- memory --------------------------------------------------------------------------------------------------
+
+  /** Puts the arena address of an access into `host`, or leaves for the interpreter. */
+  #locate(address: number, width: 32 | 64, bytes: AccessBytes, tag: number, host: number): void {
+    const { w } = this;
+    const entry = this.scratch(I32, 10);
+    const legacy = this.#registerType === I32;
+    const low = (): void => {
+      w.get(address);
+      if (width === 64) w.op(i32.wrap_i64);
+    };
+    if (width === 64 && !legacy) {
+      w.get(address).i64Const(7n).op(i64.shr_u).op(i32.wrap_i64);
+    } else {
+      low();
+      w.i32Const(7).op(i32.shr_u);
+    }
+    w.i32Const((TLB.entries - 1) << 5).op(i32.and);
+    let bank = 0;
+    if (this.#userBank) bank = TLB.bankUser;
+    else w.get(this.#bank).op(i32.add);
+    w.tee(entry);
+    if (legacy) {
+      // Linear addresses have 32 bits: the tag's low half is enough.
+      w.mem(i32.load, bank + tag);
+      low();
+      if (bytes > 1) w.i32Const(bytes - 1).op(i32.add);
+      w.i32Const(PAGE_MASK).op(i32.and).op(i32.ne);
+    } else {
+      w.mem(i64.load, bank + tag).get(address);
+      if (width === 32) w.op(i64.extend_i32_u);
+      if (bytes > 1) w.i64Const(BigInt(bytes - 1)).op(i64.add);
+      w.i64Const(BigInt(PAGE_MASK)).op(i64.and).op(i64.ne);
+    }
+    if (bytes === 16 && (this.#op.c & ACCESS_INFO.aligned) !== 0) {
+      low();
+      w.i32Const(15).op(i32.and).op(i32.or);
+    }
+    w.if(I32);
+    low();
+    if (width === 64) w.get(address).i64Const(32n).op(i64.shr_u).op(i32.wrap_i64);
+    else w.i32Const(0);
+    w.i32Const(this.#op.c | bytes)
+      .i32Const(this.#uop)
+      .call(tag === TLB.readTag ? this.#imports.locateLoad : this.#imports.locateStore);
+    w.tee(host).i32Const(0).op(i32.lt_s).if();
+    this.resumeHere();
+    w.end();
+    w.get(host);
+    w.else();
+    low();
+    w.get(entry)
+      .mem(i32.load, bank + TLB.addend)
+      .op(i32.add);
+    w.end();
+    w.set(host);
+  }
+
+  load(address: number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void {
+    const host = this.scratch(I32, 11);
+    this.#locate(address, width, bytes, forWrite ? TLB.writeTag : TLB.readTag, host);
+    this.w
+      .get(host)
+      .mem(
+        bytes === 16
+          ? v128.load
+          : bytes === 8
+            ? i64.load
+            : bytes === 4
+              ? i32.load
+              : bytes === 2
+                ? i32.load16_u
+                : i32.load8_u,
+      );
+  }
+
+  store(address: number, width: 32 | 64, bytes: AccessBytes, value: number): void {
+    const host = this.scratch(I32, 11);
+    this.#locate(address, width, bytes, TLB.writeTag, host);
+    this.w
+      .get(host)
+      .get(value)
+      .mem(
+        bytes === 16
+          ? v128.store
+          : bytes === 8
+            ? i64.store
+            : bytes === 4
+              ? i32.store
+              : bytes === 2
+                ? i32.store16
+                : i32.store8,
+      );
+  }
+
+  // ---- control flow: the emitter of the region knows what follows ----------------------------------------------
+
+  jump(codeBits: 16 | 32 | 64): void {
+    this.#step.control.jump(codeBits, this.#op.imm);
+  }
+  branch(codeBits: 16 | 32 | 64, condition: () => void): void {
+    this.#step.control.branch(codeBits, condition, this.#op.imm, this.#op.c);
+  }
+  skip(codeBits: 16 | 32 | 64, condition: () => void): void {
+    this.#step.control.skip(codeBits, condition, this.#op.imm);
+  }
+  jumpAbsolute(target: () => void): void {
+    this.#step.control.jumpAbsolute(target);
+  }
+  leave(): void {
+    this.settleFlags();
+    this.storeRegisters();
+    this.storeBudget();
+    this.w.i32Const(REGION.check).return();
+  }
+}
+
+/** The operation being emitted. */
+export interface EmitStep {
+  op: IrOp;
+  node: RegionNode;
+  /** Its index in the node's block. */
+  index: number;
+  /** Temporaries that it or a later operation of its instruction names. */
+  liveTemps: readonly number[];
+  /** How the node's last operation goes on. */
+  control: ControlFlow;
+}
+
+/** Where a node's last operation goes, by offsets from the node's start. */
+export interface ControlFlow {
+  jump(codeBits: 16 | 32 | 64, offset: number): void;
+  branch(codeBits: 16 | 32 | 64, condition: () => void, taken: number, otherwise: number): void;
+  skip(codeBits: 16 | 32 | 64, condition: () => void, offset: number): void;
+  jumpAbsolute(target: () => void): void;
+}
+
+/** Number of the general register at a location. */
+export function registerOf(loc: Loc): number | undefined {
+  if (loc < GPR || loc >= GPR + GPR_COUNT * 8) return undefined;
+  return (loc - GPR) >> 3;
+}

@@ -1,0 +1,28 @@
+import { I32 } from '../../../wasm/opcodes.ts';
+import type { ModuleWriter } from '../../../wasm/writer.ts';
+
+/** What translated code calls: indices of the functions a module of regions imports. */
+export interface RegionImports {
+  /** () -> (): makes the flags' words from their deferred form (wasm, from the interpreter's module). */
+  deferredFlags: number;
+  /**
+   * (linear low, linear high, size | ACCESS_INFO, micro-op) -> arena address where the access may be done, the TLB entry
+   * filled; -1 when the interpreter must do it.
+   */
+  locateLoad: number;
+  locateStore: number;
+  /** (callout id, micro-op) -> 0 to go on, or what the region returns (REGION), CTL.exitUop set. */
+  callout: number;
+}
+
+/** The same as values, for instantiation. */
+export type RegionImportValues = Record<keyof RegionImports, WebAssembly.ImportValue>;
+
+export function declareRegionImports(module: ModuleWriter): RegionImports {
+  return {
+    deferredFlags: module.importFunction('deferredFlags', [], []),
+    locateLoad: module.importFunction('locateLoad', [I32, I32, I32, I32], [I32]),
+    locateStore: module.importFunction('locateStore', [I32, I32, I32, I32], [I32]),
+    callout: module.importFunction('callout', [I32, I32], [I32]),
+  };
+}
