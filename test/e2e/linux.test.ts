@@ -84,21 +84,11 @@ describe.skipIf(withoutChromium('Linux in the window, in Chromium'))('Linux in t
 
   test('goes back to a snapshot: the file written since is gone', { timeout: 300_000 }, async (context) => {
     files(context);
-    const { page } = browser;
-    await window.button('Take snapshot').click();
-    await window.dialog().getByLabel('Name', { exact: true }).fill('before the file');
-    await window.button('Take snapshot', window.dialog()).click();
-    const tab = page.getByRole('tab', { name: /^Snapshots/ });
-    await expect.poll(() => tab.textContent(), { timeout: 120_000 }).toContain('1');
-    await window.untilState('Running', 60_000);
+    await window.takeSnapshot('before the file', 120_000);
     await window.type('echo written > /root/file; cat /root/file\n');
     await window.untilConsole(/^written$/m, 60_000);
-    await tab.click();
-    await window.button('Return to before the file').click();
-    await window.button('Return', window.dialog()).click();
-    await page.getByRole('tab', { name: 'Console' }).click();
-    await expect.poll(() => window.consoleText(), { timeout: 120_000 }).not.toContain('written');
-    await window.untilState('Running', 60_000);
+    await window.returnTo('before the file', 120_000);
+    await expect.poll(() => window.consoleText()).not.toContain('written');
     await window.type('cat /root/file\n');
     await window.untilConsole("cat: can't open '/root/file': No such file or directory", 60_000);
   });
@@ -119,11 +109,11 @@ describe.skipIf(withoutChromium('Linux in the window, in Chromium'))('Linux in t
       await page.getByText('“first” crashed').waitFor();
       await window.row('first').click();
       const alert = page.getByRole('alert').filter({ hasText: 'The virtual machine crashed' });
-      expect(await alert.textContent()).toContain('SIGKILL');
+      await expect.poll(() => alert.textContent()).toContain('SIGKILL');
 
       await window.row('second').click();
       await window.untilState('Running');
-      await page.getByRole('tab', { name: 'Exits' }).click();
+      await window.tab('Exits').click();
       const row = page
         .getByRole('table', { name: 'Exits by reason' })
         .getByRole('row', { name: /^Port I\/O/ });

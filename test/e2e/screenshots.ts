@@ -45,27 +45,14 @@ try {
   await window.type('i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo loop $i\n');
   await page.waitForTimeout(12_000);
   await picture(page, 'console');
-  for (const name of ['fresh', 'after the loop']) {
-    await window.button('Take snapshot').click();
-    await window.dialog().getByLabel('Name', { exact: true }).fill(name);
-    await window.button('Take snapshot', window.dialog()).click();
-    await page.waitForTimeout(500);
-    await window.untilState('Running', 60_000);
-  }
-  await page.getByRole('tab', { name: /^Snapshots/ }).click();
-  await page.getByRole('button', { name: 'Return to fresh' }).click();
-  await window.button('Return', window.dialog()).click();
-  await page.waitForTimeout(1000);
-  await window.untilState('Running', 60_000);
+  for (const name of ['fresh', 'after the loop']) await window.takeSnapshot(name, 60_000);
+  await window.returnTo('fresh', 60_000);
   await window.type('dd if=/dev/zero bs=1M count=16 | md5sum\n');
   await page.waitForTimeout(6000);
-  await window.button('Take snapshot').first().click();
-  await window.button('Take snapshot', window.dialog()).click();
-  await page.waitForTimeout(1000);
-  await window.untilState('Running', 60_000);
-  await page.getByRole('tab', { name: /^Snapshots/ }).click();
+  await window.takeSnapshot('Snapshot 1', 60_000);
+  await window.tab('Snapshots').click();
   await picture(page, 'snapshots');
-  await page.getByRole('tab', { name: 'Exits' }).click();
+  await window.tab('Exits').click();
   await page.getByRole('button', { name: /^Port I\/O/ }).click();
   await page.waitForTimeout(2000);
   await picture(page, 'exits');

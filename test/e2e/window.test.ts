@@ -161,7 +161,7 @@ describe.skipIf(withoutChromium('the window, in Chromium'))('window', () => {
     const { page } = browser;
     await openRunning('alpha');
     await expect.poll(() => page.getByTestId('exits-per-second').textContent()).toMatch(/\d/);
-    await page.getByRole('tab', { name: 'Exits' }).click();
+    await window.tab('Exits').click();
     const table = page.getByRole('table', { name: 'Exits by reason' });
     const portIo = table.getByRole('row', { name: /^Port I\/O/ });
     const count = async (): Promise<number> =>
@@ -297,29 +297,19 @@ describe.skipIf(withoutChromium('the window, in Chromium'))('window', () => {
   test('saves a snapshot, returns to it, renames and deletes it', async () => {
     const { page } = browser;
     await openRunning('alpha');
-    await window.button('Take snapshot').click();
-    await window.dialog().getByLabel('Name', { exact: true }).fill('clean');
-    await window.button('Take snapshot', window.dialog()).click();
-    const tab = page.getByRole('tab', { name: /^Snapshots/ });
-    await expect.poll(() => tab.textContent()).toContain('1');
-    await window.untilState('Running');
+    await window.takeSnapshot('clean');
     await window.command('echo secret > file');
     await window.command('cat file');
     await window.untilConsole(/cat file\nsecret/);
 
-    await tab.click();
+    await window.tab('Snapshots').click();
+    await window.button('Return to clean').waitFor();
     expect(await accessibilityFaults(page)).toEqual([]);
-    await window.button('Return to clean').click();
-    await window.button('Return', window.dialog()).click();
-    // Until it has returned, the machine runs on; then the window shows its console.
-    await expect
-      .poll(() => page.getByRole('tab', { name: 'Console' }).getAttribute('aria-selected'))
-      .toBe('true');
-    await window.untilState('Running');
+    await window.returnTo('clean');
     await window.command('cat file');
     await window.untilConsole("cat: can't open 'file'");
 
-    await tab.click();
+    await window.tab('Snapshots').click();
     await window.button('Rename clean').click();
     await window.dialog().getByLabel('Name', { exact: true }).fill('spotless');
     await window.button('Rename', window.dialog()).click();
@@ -394,16 +384,15 @@ describe.skipIf(withoutChromium('the window, in Chromium'))('window', () => {
     await window.title('delta (copy)').waitFor();
     await window.untilNoDialog();
     await expect.poll(() => focused.getAttribute('data-vm')).toBe(await idOf('delta'));
-    const selected = (tab: string): Promise<string | null> =>
-      page.getByRole('tab', { name: tab }).getAttribute('aria-selected');
+    const selected = page.getByRole('tab', { selected: true });
     await page.keyboard.press('Alt+X');
-    await expect.poll(() => selected('Exits')).toBe('true');
-    await page.getByRole('tab', { name: 'Exits' }).focus();
+    await expect.poll(() => selected.textContent()).toContain('Exits');
+    await window.tab('Exits').focus();
     await page.keyboard.press('End');
-    await expect.poll(() => selected('Details')).toBe('true');
+    await expect.poll(() => selected.textContent()).toContain('Details');
     expect(await accessibilityFaults(page)).toEqual([]);
     await page.keyboard.press('Home');
-    await expect.poll(() => selected('Console')).toBe('true');
+    await expect.poll(() => selected.textContent()).toContain('Console');
     // Out of the console, which keeps every other key for the guest.
     await window.focusConsole();
     await page.keyboard.press('F6');

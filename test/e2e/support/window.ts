@@ -50,7 +50,7 @@ export class Window {
     await this.leaveDialogs();
     await this.row(name).click();
     await this.title(name).waitFor();
-    await this.page.getByRole('tab', { name: 'Console' }).click();
+    await this.tab('Console').click();
   }
 
   state(): Locator {
@@ -109,6 +109,34 @@ export class Window {
     await this.focusConsole();
     await this.page.keyboard.press('Control+U');
     await this.page.keyboard.type(`${line}\n`);
+  }
+
+  tab(name: 'Console' | 'Exits' | 'Snapshots' | 'Details'): Locator {
+    return this.page.getByRole('tab', { name: new RegExp(`^${name}`) });
+  }
+
+  /** Takes a snapshot of the machine on show, and waits until it is there and the machine runs on. */
+  async takeSnapshot(name: string, limitMs = LIMIT_MS): Promise<void> {
+    const count = async (): Promise<string> =>
+      /\d+/.exec((await this.tab('Snapshots').textContent()) ?? '')?.[0] ?? '0';
+    const before = Number(await count());
+    await this.button('Take snapshot').first().click();
+    await this.dialog().getByLabel('Name', { exact: true }).fill(name);
+    await this.button('Take snapshot', this.dialog()).click();
+    await until(count, String(before + 1), limitMs);
+    await this.untilState('Running', limitMs);
+  }
+
+  /** Returns the machine on show to a snapshot, and waits until it runs on from there. */
+  async returnTo(snapshot: string, limitMs = LIMIT_MS): Promise<void> {
+    await this.tab('Snapshots').click();
+    await this.button(`Return to ${snapshot}`).click();
+    await this.button('Return', this.dialog()).click();
+    // The machine runs on until it has returned; then the window shows its console.
+    const selected = async (): Promise<string> =>
+      (await this.tab('Console').getAttribute('aria-selected')) ?? '';
+    await until(selected, 'true', limitMs);
+    await this.untilState('Running', limitMs);
   }
 
   async untilState(wanted: string, limitMs = LIMIT_MS): Promise<void> {
