@@ -55,15 +55,15 @@ export function runOnQemu(qemu: string, guest: SystemGuest): Promise<GuestRun> {
   );
 }
 
-/** Runs a guest on Switchyard's software engine through the command line. */
-export function runOnSwitchyard(guest: SystemGuest): Promise<GuestRun> {
+/** Runs a guest on Switchyard's software engine through the command line, with further options of it. */
+export function runOnSwitchyard(guest: SystemGuest, options: readonly string[] = []): Promise<GuestRun> {
   return withImage(guest, (image, output) =>
     execute(
       process.execPath,
       [
         ...[join(repository, 'src-main/cli.ts'), 'run', '--kernel', image, '--memory', String(memory)],
         ...['--debugcon', output, '--debug-exit', '--no-reboot', '--serial', 'none'],
-        ...['--timeout', String(seconds)],
+        ...['--timeout', String(seconds), ...options],
       ],
       output,
     ),

@@ -32,8 +32,11 @@ describe.each(systemGuests)('$name: $subject', (guest) => {
     });
   }
 
-  it('prints the expected text on Switchyard', async () => {
-    const run = await runOnSwitchyard(guest);
+  it.each([
+    ['interpreted', ['--tier', '0']],
+    ['translated at once', ['--tier', '1', '--threshold', '1']],
+  ])('prints the expected text on Switchyard, %s', async (_, options) => {
+    const run = await runOnSwitchyard(guest, options);
     expect(run.output, run.errors).toBe(expected(guest));
     expect(run.status, run.errors).toBe(ends === 'triple-fault' ? tripleFault.switchyard : guestEnded);
   });

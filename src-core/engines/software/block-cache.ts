@@ -2,7 +2,7 @@ import { ARENA, type Arena } from '../../machine/arena.ts';
 import type { IrOp } from '../../ir/op.ts';
 import { op } from '../../ir/op.ts';
 import type { LiftedBlock } from '../../x86/lift/block.ts';
-import type { CodeSize } from '../../x86/mode.ts';
+import { type CodeSize, MODE } from '../../x86/mode.ts';
 import { BLOCK, LOOKUP, lookupIndex, UOP } from './exit.ts';
 
 const PAGE_SHIFT = 12;
@@ -116,7 +116,8 @@ export class BlockCache {
     u32[(address + BLOCK.bytes) >> 2] = lifted.bytes;
     u32[(address + BLOCK.id) >> 2] = id;
     u32[(address + BLOCK.region) >> 2] = 0;
-    u32[(address + BLOCK.heat) >> 2] = this.#heat;
+    // Blocks of single steps are entered one by one: never hot.
+    u32[(address + BLOCK.heat) >> 2] = (modeKey & MODE.single) !== 0 ? 0 : this.#heat;
     u32[(address + BLOCK.entries) >> 2] = 0;
     const first = address + BLOCK.header;
     lifted.ops.forEach((ir, index) => writeUop(view, first + index * UOP.size, ir));

@@ -563,6 +563,11 @@ export class SoftwareEngine implements Engine {
 
   // ---- events --------------------------------------------------------------------------------------------------
 
+  /** The state never is elsewhere than in the arena. */
+  leave(): void {
+    return;
+  }
+
   requestExit(): void {
     this.#exitRequested = true;
     this.#attention();
