@@ -29,6 +29,7 @@ export const EXIT_REASONS = {
   retranslation: 'Retranslation',
   adaptation: 'Adaptation',
   chainMiss: 'Chain miss',
+  softwareFallback: 'Executed by the software engine',
   slice: 'Time slice ended',
 } as const;
 

@@ -8,17 +8,24 @@ export type RunEnd =
   | 'shutdown';
 
 /**
- * An engine executes the vCPU whose state stands in the arena. Between two calls of `run` all state is in the
- * arena, in the layout of x86/layout.ts, so that another engine can go on from there.
+ * An engine executes the vCPU whose state stands in the arena, in the layout of x86/layout.ts. Between two calls of
+ * `run` it may keep state elsewhere (in the kernel's vCPU) until `leave` is called: whoever reads or changes vCPU state
+ * between two runs, or gives the vCPU to another engine, calls that first.
  */
 export interface Engine {
   readonly kind: 'software' | 'hardware';
   /**
    * Executes guest code: at most `maxInstructions`, delivering pending interrupts at instruction boundaries. With
    * `exact` exactly that many when nothing else ends the run first (the instruction-count clock needs that); without,
-   * it may stop a few instructions short, at a block's end.
+   * it may stop a few instructions short, at a block's end. An engine that can't count instructions ends the run after
+   * `maxNs` of host time instead.
    */
-  run(maxInstructions: number, exact?: boolean): RunEnd;
+  run(maxInstructions: number, exact?: boolean, maxNs?: number): RunEnd;
+  /**
+   * Brings all vCPU state into the arena; the next `run` takes it from there. During a run (a device callback is on its
+   * stack) that happens when the run ends.
+   */
+  leave(): void;
   /** Asks a run in progress (a device callback is on its stack) to end after the current instruction. */
   requestExit(): void;
   /** Guest memory [phys, phys + length) was changed by something other than the vCPU (DMA, a loader, a snapshot). */

@@ -115,6 +115,17 @@ export interface PageBacking {
   writable: boolean;
 }
 
+/** A run of pages of plain memory. */
+export interface MemoryRegion {
+  /** First physical address, and bytes. */
+  phys: number;
+  size: number;
+  /** Arena offset of the first byte. */
+  arena: number;
+  /** False for ROM. */
+  writable: boolean;
+}
+
 const PAGE = 4096;
 
 /**
@@ -200,6 +211,32 @@ export class MemoryBus {
       return { arena: ARENA.rom + this.#romBytes - fromTop, writable: false };
     }
     return { arena: -1, writable: false };
+  }
+
+  /** All plain memory, from low to high addresses: maximal runs that are contiguous in the arena and alike. */
+  regions(): MemoryRegion[] {
+    const four = 0x100000000;
+    const bounds = new Set([0, 0xa0000, 0x100000, this.ramSize, four - this.#romBytes, four]);
+    for (let step = 0; step < 16; step++) bounds.add(0xc0000 + step * 0x4000);
+    bounds.add(0x100000 - Math.min(this.#romBytes, 0x20000));
+    for (const { base, size } of this.#mmio) bounds.add(base).add(base + size);
+    const sorted = [...bounds].sort((a, b) => a - b);
+    const regions: MemoryRegion[] = [];
+    for (let i = 0; i + 1 < sorted.length; i++) {
+      const phys = sorted[i] ?? 0;
+      const size = (sorted[i + 1] ?? phys) - phys;
+      const { arena, writable } = this.backing(phys);
+      if (arena < 0 || size === 0) continue;
+      const last = regions.at(-1);
+      const joins =
+        last !== undefined &&
+        last.phys + last.size === phys &&
+        last.arena + last.size === arena &&
+        last.writable === writable;
+      if (joins) last.size += size;
+      else regions.push({ phys, size, arena, writable });
+    }
+    return regions;
   }
 
   /** The device whose registers a physical address falls into, or undefined. */

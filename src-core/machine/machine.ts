@@ -4,6 +4,8 @@ import { DebugConsole } from '../devices/debug-console.ts';
 import { DebugExit } from '../devices/debug-exit.ts';
 import type { Uart } from '../devices/uart.ts';
 import type { Engine } from '../engines/engine.ts';
+import { KvmError } from '../engines/hardware/kvm/errors.ts';
+import { HardwareEngine } from '../engines/hardware/kvm/hardware-engine.ts';
 import { SoftwareEngine } from '../engines/software/software-engine.ts';
 import type { BootPlan, BootRegisters } from '../firmware/boot.ts';
 import { planBoot } from '../firmware/load.ts';
@@ -74,8 +76,8 @@ export interface MachineStatistics {
 export class EngineUnavailableError extends Error {
   readonly engine: EngineKind;
 
-  constructor(engine: EngineKind) {
-    super(`the ${engine} engine is not available in this version`);
+  constructor(engine: EngineKind, reason = 'this version cannot do that', options?: ErrorOptions) {
+    super(`the ${engine} engine is not available: ${reason}`, options);
     this.name = 'EngineUnavailableError';
     this.engine = engine;
   }
@@ -107,7 +109,12 @@ export class Machine extends EventEmitter<MachineEvents> {
     this.config = machineConfigSchema.parse(config);
     const { memoryMib, clock, engine, firmware, translator } = this.config;
     this.#bootPlan = planBoot(this.config, memoryMib * 1024 * 1024);
-    if (engine !== 'software') throw new EngineUnavailableError(engine);
+    if (engine === 'hardware' && clock === 'icount') {
+      throw new EngineUnavailableError(
+        engine,
+        'hardware does not count instructions, which the icount clock needs',
+      );
+    }
     this.arena = new Arena(memoryMib);
     this.memory = new MemoryBus(this.arena);
     this.clock = clock === 'icount' ? new IcountClock(() => this.cpu.instructionCount()) : new HostClock();
@@ -127,7 +134,8 @@ export class Machine extends EventEmitter<MachineEvents> {
     this.#connectCpu();
     this.#attachDebugPorts();
     if (firmware) this.memory.installRom(firmware);
-    this.#engine = new SoftwareEngine({ arena: this.arena, cpu: this.cpu, translator });
+    const software = new SoftwareEngine({ arena: this.arena, cpu: this.cpu, translator });
+    this.#engine = engine === 'hardware' ? this.#makeHardware(software) : software;
     this.memory.onRemap = () => this.#engine.flush();
     this.#loop = new RunLoop(this.clock, this.accounting, {
       engine: () => this.#engine,
@@ -137,6 +145,15 @@ export class Machine extends EventEmitter<MachineEvents> {
       onPanic: (error) => this.#panic(error),
     });
     this.#boot();
+  }
+
+  #makeHardware(software: SoftwareEngine): Engine {
+    try {
+      return new HardwareEngine({ arena: this.arena, cpu: this.cpu, software });
+    } catch (error) {
+      if (!(error instanceof KvmError)) throw error;
+      throw new EngineUnavailableError('hardware', error.message, { cause: error });
+    }
   }
 
   #makeBoard(): Board {
@@ -210,6 +227,7 @@ export class Machine extends EventEmitter<MachineEvents> {
   pause(): void {
     if (this.#state !== 'running') return;
     this.#loop.stop();
+    this.#engine.leave();
     this.#flushOutput();
     this.#setState('paused');
   }
@@ -291,6 +309,7 @@ export class Machine extends EventEmitter<MachineEvents> {
   /** Devices, processor and memory as they are when power or the reset line comes up. */
   #boot(): void {
     const now = this.clock.now();
+    this.#engine.leave();
     this.cpu.reset();
     // The instruction count went back to zero; guest time never goes back.
     this.clock.setNow(now);

@@ -8,6 +8,8 @@ const SLICE_MS = 2;
 const BUDGET_MIN_TIMER = 200;
 const BUDGET_MIN = 5000;
 const BUDGET_MAX = 4_000_000;
+/** Shortest run of an engine that goes by time, ns. */
+const RUN_NS_MIN = 20_000;
 /** Instructions a slice starts with before the engine's speed is known. */
 const BUDGET_FIRST = 20_000;
 /** The engine's speed is the best of this many runs: a host with other work to do makes single ones look slow. */
@@ -157,6 +159,7 @@ export class RunLoop {
 
   #runEngine(leftMs: number): ReturnType<Engine['run']> {
     const untilDeadline = this.#clock.nextDeadline - this.#clock.now();
+    const maxNs = Math.max(RUN_NS_MIN, Math.min(untilDeadline, leftMs * 1e6));
     let budget = Math.max(BUDGET_MIN, Math.min(BUDGET_MAX, this.#speed * Math.max(0, leftMs)));
     if (this.#clock instanceof IcountClock) {
       // Exactly to the deadline, so that the run can be repeated whatever the host's speed.
@@ -167,7 +170,8 @@ export class RunLoop {
       this.#runUntil = this.#clock.now() + Math.min(untilDeadline, leftMs * 1e6);
     }
     try {
-      return this.#host.engine().run(Math.max(1, Math.floor(budget)), this.#clock instanceof IcountClock);
+      const exact = this.#clock instanceof IcountClock;
+      return this.#host.engine().run(Math.max(1, Math.floor(budget)), exact, maxNs);
     } finally {
       this.#runUntil = -Infinity;
     }

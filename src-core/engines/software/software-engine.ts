@@ -568,6 +568,11 @@ export class SoftwareEngine implements Engine {
     return;
   }
 
+  /** The state never is elsewhere than in the arena. */
+  leave(): void {
+    return;
+  }
+
   requestExit(): void {
     this.#exitRequested = true;
     this.#attention();
