@@ -402,7 +402,7 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
         if (this.#timerMode === TIMER_TSC_DEADLINE) break;
         this.#initialCount = value;
         this.#startNs = this.#options.clock.now();
-        this.#schedule();
+        this.#schedule(this.#startNs);
         break;
       case REG.divide: {
         // The count goes on from where it is, at the new speed.
@@ -486,7 +486,8 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
     return Math.max(0, this.#initialCount - elapsed);
   }
 
-  #schedule(): void {
+  /** Arms or disarms the timer for the registers as they are at guest time `now`. */
+  #schedule(now = this.#options.clock.now()): void {
     if (this.#timerMode === TIMER_TSC_DEADLINE) {
       if (this.#tscDeadline === 0n) this.#timer.disarm();
       else this.#timer.arm(this.#options.tscToNs(this.#tscDeadline));
@@ -497,10 +498,14 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
       this.#timer.disarm();
       return;
     }
-    const elapsed = this.#options.clock.now() - this.#startNs;
+    const elapsed = now - this.#startNs;
     if (this.#timerMode === TIMER_PERIODIC) {
       this.#timer.arm(this.#startNs + (Math.floor(elapsed / period) + 1) * period);
-    } else if (this.#timerMode === TIMER_ONE_SHOT && elapsed < period) {
+    } else if (
+      this.#timerMode === TIMER_ONE_SHOT &&
+      // A deadline that is past and still armed has not fired yet: it must, once.
+      (elapsed < period || this.#timer.deadlineNs !== undefined)
+    ) {
       this.#timer.arm(this.#startNs + period);
     } else {
       this.#timer.disarm();

@@ -151,6 +151,29 @@ describe('local APIC and I/O APIC', () => {
     expect(apic.hasInterrupt()).toBe(false);
   });
 
+  it('loses no interrupt when time passes while it is set up', () => {
+    // Guest time is the host's: between two readings a whole count may go by.
+    let step = 0;
+    const now = clock.now.bind(clock);
+    clock.now = () => {
+      clock.setNow(now() + step);
+      return now();
+    };
+    apic = make();
+    write(0xf0, 0x1ff);
+    write(0x3e0, 0xb);
+    write(0x320, 0x40);
+    step = 1000;
+    write(0x380, 100);
+    expect(clock.nextDeadline).toBeLessThan(clock.now());
+    // Another divider before the timer was looked at.
+    write(0x3e0, 0xb);
+    step = 0;
+    clock.runDue();
+    expect(apic.hasInterrupt()).toBe(true);
+    expect(clock.nextDeadline).toBe(Infinity);
+  });
+
   it('counts periodically and stops at zero', () => {
     write(0xf0, 0x1ff);
     write(0x3e0, 0xb);
