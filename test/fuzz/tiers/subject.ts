@@ -1,0 +1,231 @@
+/**
+ * One side of a comparison: a vCPU with an engine, a test device, and the means to run a program on them.
+ */
+import { ExitAccounting } from '../../../src-core/accounting/exits.ts';
+import type { RunEnd } from '../../../src-core/engines/engine.ts';
+import { SoftwareEngine } from '../../../src-core/engines/software/software-engine.ts';
+import type { TranslatorStatistics } from '../../../src-core/engines/software/translator/translator.ts';
+import { Arena } from '../../../src-core/machine/arena.ts';
+import { MemoryBus, PortBus } from '../../../src-core/machine/bus.ts';
+import { IcountClock } from '../../../src-core/machine/clock.ts';
+import type { TranslatorOptions } from '../../../src-core/protocol/machine-config.ts';
+import { FLAG_IF } from '../../../src-core/x86/bits.ts';
+import { Cpu } from '../../../src-core/x86/cpu.ts';
+import { CTL, FLAGS_AUX, FLAGS_RESULT, FPU, GPR, ST, STATE_END, XMM } from '../../../src-core/x86/layout.ts';
+import { Random } from '../random.ts';
+import { fill16, float80 } from '../values.ts';
+import { enter, hasPaging } from './environment.ts';
+import { PHYSICAL, physicalOf, PORT, REACHABLE, VARIABLE, VECTOR_INTERRUPTS, WINDOW } from './layout.ts';
+import { FUEL, FUEL_COUNT, load } from './program.ts';
+import type { Program, ProgramImage } from './program.ts';
+
+const PAGE = 0x1000;
+const MEMORY_MIB = 4;
+/** Most times a device may end a stretch of a program's run. */
+const STOPS_MAX = 2000;
+
+/** How a program ended. */
+export interface Outcome {
+  readonly end: RunEnd;
+  readonly instructions: number;
+  /** The vCPU's registers [GPR, STATE_END), the flags in a form of their own. */
+  readonly state: Uint8Array;
+  readonly rflags: number;
+  /** Control words that are state. */
+  readonly control: Readonly<Record<string, number>>;
+  /** What the host saw: stops and device accesses, in order. */
+  readonly events: readonly string[];
+}
+
+export class Subject {
+  readonly name: string;
+  readonly cpu: Cpu;
+  readonly engine: SoftwareEngine;
+  /** What programs can reach of RAM. */
+  readonly ram: Uint8Array;
+  #pending = 0;
+  #events: string[] = [];
+  #dmaTargets: readonly number[] = [];
+
+  constructor(name: string, translator: TranslatorOptions) {
+    this.name = name;
+    const arena = new Arena(MEMORY_MIB);
+    const memory = new MemoryBus(arena);
+    const ports = new PortBus();
+    this.cpu = new Cpu({
+      arena,
+      memory,
+      ports,
+      clock: new IcountClock(() => this.cpu.instructionCount()),
+      interrupts: { hasInterrupt: () => this.#pending !== 0, acknowledge: () => this.#acknowledge() },
+      accounting: new ExitAccounting(),
+    });
+    this.engine = new SoftwareEngine({ arena, cpu: this.cpu, translator });
+    this.ram = arena.ram.subarray(0, REACHABLE);
+    ports.register(PORT.first, PORT.last, 'tester', {
+      readPort: (port, size) => this.#readDevice(port, size),
+      writePort: (port, size, value) => this.#writePort(port, size, value),
+    });
+    memory.mapMmio(PHYSICAL.mmio, PAGE, 'tester', {
+      readMmio: (offset, size) => this.#readDevice(offset, size),
+      writeMmio: (offset, size, value) => {
+        this.#note(`mmio ${offset.toString(16)} ${size} = ${value.toString(16)}`);
+        if (offset === 0) this.raise(value & 15);
+      },
+    });
+    memory.onRemap = () => this.engine.flush();
+  }
+
+  get statistics(): TranslatorStatistics {
+    return this.engine.translatorStatistics();
+  }
+
+  /** Exceptions and interrupts the guest's handlers counted in the last run. */
+  get exceptions(): number {
+    const at = PHYSICAL.variables + VARIABLE.count;
+    return new DataView(this.ram.buffer, this.ram.byteOffset).getUint16(at, true);
+  }
+
+  dispose(): void {
+    this.engine.dispose();
+  }
+
+  /** Asserts an interrupt line until the vCPU acknowledges it. */
+  raise(line: number): void {
+    this.#pending |= 1 << line;
+    this.cpu.interruptChanged();
+  }
+
+  #acknowledge(): number {
+    const line = 31 - Math.clz32(this.#pending);
+    this.#pending &= ~(1 << line);
+    this.#note(`interrupt ${line}`);
+    return VECTOR_INTERRUPTS + line;
+  }
+
+  #note(text: string): void {
+    this.#events.push(`${this.cpu.instructionCount()}: ${text}`);
+  }
+
+  /** Both the port and the memory-mapped registers count instructions. */
+  #readDevice(at: number, size: number): number {
+    this.#note(`read ${at.toString(16)} ${size}`);
+    return Math.imul(this.cpu.instructionCount() + at, 0x9e37_79b1) >>> (32 - size * 8);
+  }
+
+  #writePort(port: number, size: number, value: number): void {
+    this.#note(`port ${port.toString(16)} ${size} = ${value.toString(16)}`);
+    if (port === PORT.interrupt) this.raise(value & 15);
+    if (port === PORT.exit) this.engine.requestExit();
+    if (port === PORT.dma && this.#dmaTargets.length > 0) {
+      const target = this.#dmaTargets[value % this.#dmaTargets.length] ?? 0;
+      this.ram[target] = (value * 29) & 0xff;
+      this.engine.memoryChanged(target, 1);
+    }
+  }
+
+  /** Loads a program and runs it to its end or to the end of its budget. */
+  run(program: Program, image: ProgramImage): Outcome {
+    const { cpu, engine } = this;
+    this.#pending = 0;
+    this.#events = [];
+    this.#dmaTargets = image.dmaTargets;
+    load(this.ram, program, image);
+    engine.flush();
+    this.#start(program, image);
+    let end: RunEnd = 'slice';
+    for (const { after, line } of program.interruptions) {
+      const budget = program.budget - cpu.instructionCount();
+      if (budget <= 0) break;
+      end = this.#execute(Math.min(after, budget));
+      this.#note(`stop at ${cpu.rip.toString(16)}, flags ${cpu.rflags.toString(16)}, ${end}`);
+      // HLT with interrupts enabled waits for the next one.
+      if (end === 'shutdown' || (end === 'halt' && (cpu.rflags & FLAG_IF) === 0)) break;
+      this.raise(line);
+    }
+    if (end === 'slice') end = this.#execute(program.budget - cpu.instructionCount());
+    return this.#outcome(end);
+  }
+
+  /** Exactly so many instructions, unless the vCPU halts or shuts down before; a device may end runs in between. */
+  #execute(instructions: number): RunEnd {
+    const { cpu, engine } = this;
+    const until = cpu.instructionCount() + instructions;
+    for (let stops = 0; cpu.instructionCount() < until && stops < STOPS_MAX; stops++) {
+      const end = engine.run(until - cpu.instructionCount(), true);
+      if (end !== 'slice') return end;
+    }
+    return 'slice';
+  }
+
+  #start({ environment, registers, rflags, fill, seed }: Program, image: ProgramImage): void {
+    const { cpu } = this;
+    enter(cpu, environment);
+    registers.forEach((value, index) => cpu.setGpr(index, value));
+    cpu.rflags = cpu.rflags | rflags;
+    cpu.rip = image.entry;
+    cpu.set32(FPU.fcw, 0x37f);
+    cpu.set32(FPU.empty, 0xff);
+    if (fill !== undefined) this.#fill(new Random(seed, fill), hasPaging(environment));
+    cpu.stateReplaced();
+  }
+
+  /** Random numbers for FPU, SSE and the data pages. */
+  #fill(random: Random, paging: boolean): void {
+    const { cpu } = this;
+    const view = new DataView(cpu.arena.buffer);
+    for (let index = 0; index < 16; index++)
+      fill16(random, random.pick(['integer', 'float32', 'float64', 'bytes']), view, XMM + index * 16);
+    for (let index = 0; index < 8; index++) {
+      float80(random, view, ST + index * 16);
+      view.setUint16(ST + index * 16 + 10, 0, true);
+      view.setUint32(ST + index * 16 + 12, 0, true);
+    }
+    cpu.set32(FPU.empty, random.u32() & 0xff & random.u32());
+    cpu.set32(FPU.top, random.below(8));
+    if (random.chance(0.3)) cpu.set32(FPU.fcw, 0x340 | (random.u32() & 0xc3f));
+    if (random.chance(0.3)) {
+      const masks = random.chance(0.8) ? 0x1f80 : random.u32() & 0x1f80;
+      cpu.set32(FPU.mxcsr, masks | (random.u32() & 0xe040 & random.u32()));
+    }
+    const ram = new DataView(this.ram.buffer, this.ram.byteOffset, this.ram.byteLength);
+    const classes = ['integer', 'float32', 'float64', 'float80', 'bytes', 'bcd'] as const;
+    for (let page = 0; page < 6; page++) {
+      const start = physicalOf(WINDOW.data + page * PAGE, paging);
+      for (let at = 0; at < PAGE; at += 16) {
+        const fuel = page * PAGE + at - FUEL;
+        if (fuel >= 0 && fuel < FUEL_COUNT * 4) continue;
+        fill16(random, classes[(at >> 6) % classes.length] ?? 'integer', ram, start + at);
+      }
+    }
+  }
+
+  #outcome(end: RunEnd): Outcome {
+    const { cpu } = this;
+    const state = cpu.u8.slice(GPR, STATE_END);
+    // Flags may be kept in more than one form.
+    state.fill(0, FLAGS_RESULT - GPR, FLAGS_RESULT - GPR + 8);
+    state.fill(0, FLAGS_AUX - GPR, FLAGS_AUX - GPR + 4);
+    return {
+      end,
+      instructions: cpu.instructionCount(),
+      state,
+      rflags: cpu.rflags,
+      control: {
+        modeKey: cpu.get32(CTL.modeKey),
+        tlbBank: cpu.get32(CTL.tlbBank),
+        fpuTrap: cpu.get32(CTL.fpuTrap),
+        interruptShadow: cpu.get32(CTL.interruptShadow),
+        halted: cpu.get32(CTL.halted),
+        cpl: cpu.get32(CTL.cpl),
+        pendingDebug: cpu.get32(CTL.pendingDebug),
+        codeBase: Number(cpu.get64(CTL.codeBase)),
+        codeLimit: cpu.get32(CTL.codeLimit),
+        nmiBlocked: cpu.get32(CTL.nmiBlocked),
+        nmiPending: cpu.get32(CTL.nmiPending),
+        pendingLines: this.#pending,
+      },
+      events: this.#events,
+    };
+  }
+}
