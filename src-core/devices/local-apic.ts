@@ -2,6 +2,7 @@ import { z } from 'zod';
 import type { Device, InterruptSource, MmioHandler } from '../machine/bus.ts';
 import type { GuestClock, Timer } from '../machine/clock.ts';
 import { u32, u8 } from './state.ts';
+import { TickPattern } from './tick-pattern.ts';
 
 /** Register offsets (Intel SDM volume 3, table 11-1). */
 const REG = {
@@ -165,6 +166,7 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
   /** When the count was loaded, guest ns. */
   #startNs = 0;
   #tscDeadline = 0n;
+  readonly #tick = new TickPattern();
   #lint0 = false;
   /** Highest requested and in-service vectors, cached: hasInterrupt is asked often. */
   #topRequest = -1;
@@ -172,7 +174,7 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
 
   constructor(options: LocalApicOptions) {
     this.#options = options;
-    this.#timer = options.clock.timer('lapic', () => this.#fire());
+    this.#timer = options.clock.timer('lapic', (deadlineNs) => this.#fire(deadlineNs));
     this.reset();
   }
 
@@ -490,7 +492,10 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
   #schedule(now = this.#options.clock.now()): void {
     if (this.#timerMode === TIMER_TSC_DEADLINE) {
       if (this.#tscDeadline === 0n) this.#timer.disarm();
-      else this.#timer.arm(this.#options.tscToNs(this.#tscDeadline));
+      else {
+        const deadline = this.#options.tscToNs(this.#tscDeadline);
+        this.#timer.arm(deadline, this.#tick.slackOf(deadline));
+      }
       return;
     }
     const period = this.#initialCount * this.#tickNs;
@@ -512,8 +517,9 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
     }
   }
 
-  #fire(): void {
+  #fire(deadlineNs: number): void {
     if (this.#timerMode === TIMER_TSC_DEADLINE) {
+      this.#tick.passed(deadlineNs);
       this.#tscDeadline = 0n;
       this.#options.onTscDeadlineDone();
     }
@@ -557,6 +563,7 @@ export class LocalApic implements Device, MmioHandler, InterruptSource {
     this.#divide = 0;
     this.#startNs = 0;
     this.#tscDeadline = 0n;
+    this.#tick.reset();
     this.#timer.disarm();
     this.#topRequest = -1;
     this.#topService = -1;

@@ -1,7 +1,10 @@
 /** A device's timer on the guest's clock. */
 export interface Timer {
-  /** Fires once at guest time `deadlineNs` (at once when that is past). Re-arming moves the deadline. */
-  arm(deadlineNs: number): void;
+  /**
+   * Fires once at guest time `deadlineNs` (at once when that is past). Re-arming moves the deadline.
+   * @param slackNs how much later it may fire while the guest is idle and nothing else wakes it.
+   */
+  arm(deadlineNs: number, slackNs?: number): void;
   disarm(): void;
   /** Deadline in guest ns, or undefined when disarmed. */
   readonly deadlineNs: number | undefined;
@@ -22,9 +25,16 @@ interface Entry extends Timer {
   readonly name: string;
 }
 
+interface TimerRecord {
+  entry: Entry;
+  deadline: number | undefined;
+  slack: number;
+  fire: (deadlineNs: number) => void;
+}
+
 /** What the run loop needs beyond what devices see. Subclasses say where time comes from. */
 export abstract class TimerClock implements GuestClock {
-  readonly #timers: { entry: Entry; deadline: number | undefined; fire: (deadlineNs: number) => void }[] = [];
+  readonly #timers: TimerRecord[] = [];
   #next = Infinity;
 
   abstract now(): number;
@@ -34,12 +44,14 @@ export abstract class TimerClock implements GuestClock {
 
   timer(name: string, fire: (deadlineNs: number) => void): Timer {
     const touch = (): void => this.#recompute();
-    const record: { entry: Entry; deadline: number | undefined; fire: (deadlineNs: number) => void } = {
+    const record: TimerRecord = {
       deadline: undefined,
+      slack: 0,
       fire,
       entry: {
         name,
-        arm(deadlineNs: number): void {
+        arm(deadlineNs: number, slackNs = 0): void {
+          record.slack = slackNs;
           // Guest time is whole ns: an instruction clock that jumps to a deadline must not leave that grid.
           record.deadline = Math.ceil(deadlineNs);
           touch();
@@ -60,6 +72,15 @@ export abstract class TimerClock implements GuestClock {
   /** Earliest deadline in guest ns; Infinity when no timer is armed. */
   get nextDeadline(): number {
     return this.#next;
+  }
+
+  /** Guest ns up to which an idle guest may sleep when no timer uses more than `slackNs` of its slack. */
+  latestWake(slackNs: number): number {
+    let latest = Infinity;
+    for (const { deadline, slack } of this.#timers) {
+      if (deadline !== undefined) latest = Math.min(latest, deadline + Math.min(slack, slackNs));
+    }
+    return latest;
   }
 
   /** Called when the earliest deadline moved: a run in progress may have to end sooner. */

@@ -50,6 +50,21 @@ describe('timers', () => {
     expect(clock.nextDeadline).toBe(Infinity);
   });
 
+  it('say how long an idle guest may sleep', () => {
+    const clock = new IcountClock(() => 0);
+    const tick = clock.timer('tick', () => undefined);
+    const exact = clock.timer('exact', () => undefined);
+    expect(clock.latestWake(100)).toBe(Infinity);
+    tick.arm(50, 30);
+    expect(clock.nextDeadline).toBe(50);
+    expect(clock.latestWake(100)).toBe(80);
+    expect(clock.latestWake(10)).toBe(60);
+    exact.arm(70);
+    expect(clock.latestWake(100)).toBe(70);
+    tick.arm(50);
+    expect(clock.latestWake(100)).toBe(50);
+  });
+
   it('stop with a limit when one keeps re-arming in the past', () => {
     const clock = new IcountClock(() => 100);
     let count = 0;

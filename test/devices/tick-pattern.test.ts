@@ -1,0 +1,58 @@
+import { describe, expect, it } from 'vitest';
+import { TickPattern } from '../../src-core/devices/tick-pattern.ts';
+
+const MS = 1e6;
+
+/** A guest with a tick of `periodMs`, whose deadlines come on time, up to `untilMs`. Returns the last slack. */
+function tick(pattern: TickPattern, periodMs: number, fromMs: number, untilMs: number): number {
+  let slack = 0;
+  for (let at = fromMs; at <= untilMs; at += periodMs) {
+    // A few us of jitter: guests read their clock and program the deadline at different instants.
+    slack = pattern.slackOf(at * MS + ((at * 7919) % 10_000));
+    pattern.passed(at * MS);
+  }
+  return slack;
+}
+
+describe('the tick of an idle guest', () => {
+  it('gets slack with the time for which there was nothing else, up to a limit', () => {
+    const pattern = new TickPattern();
+    expect(tick(pattern, 4, 4, 8)).toBe(0.5 * MS);
+    expect(tick(pattern, 4, 12, 84)).toBe(9.5 * MS);
+    expect(tick(pattern, 4, 88, 2000)).toBe(32 * MS);
+  });
+
+  it('is still a tick when deadlines were missed', () => {
+    const pattern = new TickPattern();
+    tick(pattern, 4, 4, 400);
+    expect(pattern.slackOf(436 * MS)).toBe(32 * MS);
+  });
+
+  it('loses its slack to any other deadline', () => {
+    const pattern = new TickPattern();
+    tick(pattern, 4, 4, 400);
+    expect(pattern.slackOf(402 * MS)).toBe(0);
+    pattern.passed(402 * MS);
+    expect(pattern.slackOf(404 * MS)).toBeLessThan(MS);
+    expect(tick(pattern, 4, 408, 440)).toBeLessThan(5 * MS);
+  });
+
+  it('is not seen in a guest that counts from when its interrupt came', () => {
+    const pattern = new TickPattern();
+    tick(pattern, 4, 4, 400);
+    // The deadline of 404 ms came at 430 ms, and the guest asks for 4 ms from then.
+    pattern.passed(404 * MS);
+    expect(pattern.slackOf(434.2 * MS)).toBe(0);
+  });
+
+  it('is not seen in slow or irregular deadlines', () => {
+    const pattern = new TickPattern();
+    expect(tick(pattern, 100, 100, 5000)).toBe(0);
+    let at = 5000;
+    for (const wait of [3, 7, 40, 4.5, 11, 90, 2, 5.3]) {
+      at += wait;
+      expect(pattern.slackOf(at * MS)).toBe(0);
+      pattern.passed(at * MS);
+    }
+  });
+});
