@@ -1,0 +1,576 @@
+/** The nanobenchmark kernel: reads its command line, runs what it names, and prints a line of JSON for each. */
+import type { MultibootFormat } from '../assembler/index.ts';
+import type { BenchmarkCode } from './benchmark.ts';
+import { faultBenchmarks } from './faults.ts';
+import { instructionBenchmarks } from './instructions.ts';
+import {
+  NANOBENCH_MARK_PORT,
+  NANOBENCH_MARKS,
+  nanobenchmark,
+  NANOBENCHMARKS,
+  type NanobenchBits,
+} from './catalogue.ts';
+import { Lab } from './lab.ts';
+import { memoryBenchmarks } from './memory.ts';
+import { processBenchmarks } from './processes.ts';
+import { emitSerial, initializeSerial } from './serial.ts';
+
+/** Version of the output's form. */
+export const NANOBENCH_FORMAT = 1;
+/** TSC cycles a benchmark is calibrated to take, unless the command line says otherwise. */
+export const NANOBENCH_CYCLES = 20_000_000;
+/** How often that is measured. */
+const clockRounds = 5;
+/** Overhead and benchmark are timed so often in turn; the least of each counts, for other work of the host only adds. */
+const rounds = 3;
+const defaultMaxLoops = 1 << 20;
+/** The interval the TSC's frequency is measured over: PIT clocks, about 10 ms (8254 at 1,193,182 Hz). */
+const pitClocks = 11_932;
+const pitHz = 1_193_182;
+
+/** Doublewords of an entry of the table of benchmarks. */
+const field = {
+  name: 0,
+  /** Text that says why this width has it not, or 0. */
+  notApplicable: 4,
+  setup: 8,
+  overhead: 12,
+  body: 16,
+  check: 20,
+  teardown: 24,
+  /** Operations in a loop iteration. */
+  unroll: 28,
+  maxLoops: 32,
+  index: 36,
+  paging: 40,
+} as const;
+const entrySize = 44;
+
+/**
+ * The kernel as a Multiboot image. Its command line, after the kernel's name, may hold `only=NAME,NAME...`,
+ * `operations=N` (a benchmark, rounded up to whole loop iterations) and `cycles=N` (what loops are calibrated to
+ * where operations are not given). It ends by isa-debug-exit with status 85.
+ */
+export function buildNanobench(bits: NanobenchBits, format: MultibootFormat = 'elf'): Uint8Array {
+  const lab = new Lab(bits);
+  const written = [
+    ...instructionBenchmarks(lab),
+    ...faultBenchmarks(lab),
+    ...memoryBenchmarks(lab),
+    ...processBenchmarks(lab),
+  ];
+  lab.code('jmp main');
+  emitSerial(lab);
+  emitCommandLine(lab);
+  emitTable(lab, written);
+  emitDriver(lab);
+  lab.code('main:');
+  lab.code(initializeSerial());
+  emitMain(lab);
+  return lab.kernel.finish().build(format);
+}
+
+function emitTable(lab: Lab, written: readonly BenchmarkCode[]): void {
+  const rows: string[] = [];
+  NANOBENCHMARKS.forEach((entry, index) => {
+    const { name, only64, needs } = { ...nanobenchmark(entry.name) };
+    const code = written.find((candidate) => candidate.name === name);
+    const label = lab.text(name);
+    if (code) emitBenchmark(lab, code);
+    const reason = code ? '0' : lab.text(only64 ?? 'not written for this width');
+    const at = (part: string): string => (code ? `${name}$${part}` : '0');
+    const unroll = (code?.unroll ?? 1) * (code?.operations ?? 1);
+    rows.push(
+      `dd ${label}, ${reason}, ${at('setup')}, ${at('overhead')}, ${at('body')}, ${at('check')}`,
+      `dd ${at('teardown')}, ${unroll}, ${code?.maxLoops ?? defaultMaxLoops}, ${index}`,
+      `dd ${needs.includes('paging') ? 1 : 0}`,
+    );
+  });
+  lab.data(['align 8', 'benchmarks:', ...rows, 'benchmarks_end:'].join('\n'));
+}
+
+function emitBenchmark(lab: Lab, code: BenchmarkCode): void {
+  const { name, unroll } = code;
+  code.install?.(lab);
+  const loop = (part: string, body: string): void => {
+    const again = lab.kernel.unique('again');
+    const run = (): void => {
+      lab.code(code.before ?? 'xor esi, esi');
+      lab.code(`${again}:`);
+      // Labels in the text must differ from copy to copy.
+      for (let copy = 0; copy < unroll; copy++) lab.code(body.replaceAll('@', `${part}${copy}`));
+      lab.code(`dec edi\njnz ${again}`);
+      lab.code(code.after ?? 'mov [events], %si');
+    };
+    lab.code(`${name}$${part}:`);
+    if (code.user === true) lab.user(run);
+    else run();
+    lab.code('ret');
+  };
+  lab.code(`${name}$setup:\n${code.setup ?? ''}\nret`);
+  loop('overhead', code.overhead ?? '');
+  loop('body', code.body);
+  lab.code(`${name}$check:\n${code.check ?? ''}\nret\n${name}$teardown:\n${code.teardown ?? ''}\nret`);
+  if (code.routines !== undefined) lab.code(code.routines);
+}
+
+function emitCommandLine(lab: Lab): void {
+  lab.code(`
+    ; sets what the command line says; [paging_wanted] where a benchmark that needs it is among those
+    parse_command_line:
+      mov ebx, [multiboot_information]
+      test dword [%bx], 4
+      jz parse$options
+      mov eax, [%bx+16]
+      mov [command_line], eax
+    parse$options:
+      mov %si, ${lab.text('operations=')}
+      call option
+      test %di, %di
+      jz parse$no_operations
+      call decimal
+      mov [operations_wanted], eax
+    parse$no_operations:
+      mov %si, ${lab.text('cycles=')}
+      call option
+      test %di, %di
+      jz parse$no_cycles
+      call decimal
+      mov [cycles_wanted], eax
+    parse$no_cycles:
+      mov %si, ${lab.text('only=')}
+      call option
+      mov [only], %di
+      mov %bp, benchmarks
+    parse$next:
+      call selected
+      jnz parse$not
+      mov eax, [%bp+${field.paging}]
+      or [paging_wanted], eax
+    parse$not:
+      add %bp, ${entrySize}
+      cmp %bp, benchmarks_end
+      jb parse$next
+      ret
+
+    ; the word of the command line that begins with the text at %si: what follows it, or 0, in %di
+    option:
+      mov edi, [command_line]
+      test %di, %di
+      jz option$none
+    option$word:
+      mov %dx, %di
+      mov %cx, %si
+    option$character:
+      mov al, [%cx]
+      test al, al
+      jz option$found
+      cmp al, [%dx]
+      jnz option$skip
+      inc %cx
+      inc %dx
+      jmp option$character
+    option$skip:
+      mov al, [%di]
+      test al, al
+      jz option$none
+      inc %di
+      cmp al, ' '
+      jnz option$skip
+      jmp option$word
+    option$found:
+      mov %di, %dx
+      ret
+    option$none:
+      xor edi, edi
+      ret
+
+    ; EAX = the decimal number at %di
+    decimal:
+      xor eax, eax
+    decimal$next:
+      movzx ecx, byte [%di]
+      sub ecx, '0'
+      cmp ecx, 9
+      ja decimal$end
+      imul eax, eax, 10
+      add eax, ecx
+      inc %di
+      jmp decimal$next
+    decimal$end:
+      ret
+
+    ; ZF: the benchmark at %bp is to run
+    selected:
+      mov %di, [only]
+      test %di, %di
+      jz selected$end
+    selected$item:
+      mov %dx, %di
+      mov ecx, [%bp+${field.name}]
+    selected$character:
+      mov al, [%cx]
+      mov ah, [%dx]
+      test al, al
+      jz selected$name_ends
+      cmp al, ah
+      jnz selected$skip
+      inc %cx
+      inc %dx
+      jmp selected$character
+    selected$name_ends:
+      cmp ah, ','
+      jz selected$end
+      cmp ah, ' '
+      jz selected$end
+      test ah, ah
+      jz selected$end
+    selected$skip:
+      mov al, [%di]
+      inc %di
+      cmp al, ','
+      jz selected$item
+      cmp al, ' '
+      jz selected$none
+      test al, al
+      jnz selected$skip
+    selected$none:
+      or eax, 1
+    selected$end:
+      ret`);
+  lab.data(`
+    align 8
+    only: dq 0
+    command_line: dd 0
+    operations_wanted: dd 0
+    cycles_wanted: dd ${NANOBENCH_CYCLES}
+    paging_wanted: dd 0`);
+}
+
+function emitDriver(lab: Lab): void {
+  const mark = (value: number): string => `
+    mov eax, [%bp+${field.index}]
+    shl eax, 8
+    or eax, ${value}
+    mov edx, ${NANOBENCH_MARK_PORT}
+    out dx, eax`;
+  lab.code(`
+    ; calls the routine in EBX with [loops], [elapsed] = TSC cycles. Uses every register but %bp.
+    timed:
+      push %bp
+      rdtsc
+      mov [started], eax
+      mov [started+4], edx
+      mov edi, [loops]
+      call %bx
+      rdtsc
+      sub eax, [started]
+      sbb edx, [started+4]
+      mov [elapsed], eax
+      mov [elapsed+4], edx
+      pop %bp
+      ret
+
+    ; [%si] becomes [elapsed] where that is less
+    keep_least:
+      mov eax, [elapsed]
+      mov edx, [elapsed+4]
+      cmp edx, [%si+4]
+      ja keep_least$end
+      jb keep_least$less
+      cmp eax, [%si]
+      jae keep_least$end
+    keep_least$less:
+      mov [%si], eax
+      mov [%si+4], edx
+    keep_least$end:
+      ret
+
+    ; runs the benchmark at %bp and prints its line
+    run_benchmark:
+      mov %word [failure], 0
+      mov dword [factor], 1
+      mov dword [reports_left], 1
+      mov [case_%sp], %sp
+      mov %word [case_resume], run$broken
+      mov [current], %bp
+      push %bp
+      mov ebx, [%bp+${field.setup}]
+      call %bx
+      pop %bp
+
+      ; how many iterations: as many as are wanted, or doubling until they take long enough
+      mov eax, [operations_wanted]
+      test eax, eax
+      jz run$calibrate
+      mov ecx, [%bp+${field.unroll}]
+      add eax, ecx
+      dec eax
+      xor edx, edx
+      div ecx
+      cmp eax, [%bp+${field.maxLoops}]
+      jbe run$given
+      mov eax, [%bp+${field.maxLoops}]
+    run$given:
+      mov [loops], eax
+      mov ebx, [%bp+${field.body}]
+      call timed
+      jmp run$measure
+    run$calibrate:
+      mov dword [loops], 1
+    run$try:
+      mov ebx, [%bp+${field.body}]
+      call timed
+      cmp dword [elapsed+4], 0
+      jnz run$measure
+      mov eax, [elapsed]
+      cmp eax, [cycles_wanted]
+      jb run$longer
+      ; once more: translation and other work of the host make a first run look long
+      mov ebx, [%bp+${field.body}]
+      call timed
+      cmp dword [elapsed+4], 0
+      jnz run$measure
+      mov eax, [elapsed]
+      cmp eax, [cycles_wanted]
+      jae run$measure
+    run$longer:
+      mov eax, [loops]
+      add eax, eax
+      cmp eax, [%bp+${field.maxLoops}]
+      ja run$measure
+      mov [loops], eax
+      jmp run$try
+
+    run$measure:
+      mov eax, [loops]
+      mul dword [%bp+${field.unroll}]
+      mov [operations], eax
+      mov dword [rounds_left], ${rounds}
+      mov dword [overhead+4], -1
+      mov dword [cycles+4], -1
+    run$round:
+      ${mark(NANOBENCH_MARKS.overheadBegins)}
+      mov ebx, [%bp+${field.overhead}]
+      call timed
+      ${mark(NANOBENCH_MARKS.overheadEnds)}
+      mov %si, overhead
+      call keep_least
+      mov dword [events], 0
+      mov dword [events+4], 0
+      ${mark(NANOBENCH_MARKS.begins)}
+      mov ebx, [%bp+${field.body}]
+      call timed
+      ${mark(NANOBENCH_MARKS.ends)}
+      mov %si, cycles
+      call keep_least
+      dec dword [rounds_left]
+      jnz run$round
+      mov eax, [cycles]
+      mov edx, [cycles+4]
+      sub eax, [overhead]
+      sbb edx, [overhead+4]
+      mov [net], eax
+      mov [net+4], edx
+      push %bp
+      mov ebx, [%bp+${field.check}]
+      call %bx
+      mov %bp, [%sp]
+      mov ebx, [%bp+${field.teardown}]
+      call %bx
+      pop %bp
+
+      ; events are counted in units of [factor]
+      mov eax, [events+4]
+      xor edx, edx
+      mov ecx, [factor]
+      div ecx
+      mov [events+4], eax
+      mov eax, [events]
+      div ecx
+      mov [events], eax
+      test edx, edx
+      jnz run$uneven
+      cmp eax, [operations]
+      jnz run$uneven
+      cmp dword [events+4], 0
+      jz run$print
+    run$uneven:
+      cmp %word [failure], 0
+      jnz run$print
+      fail 'events and operations differ'
+
+    run$print:
+      call print_head
+      print ',"applicable":true,"operations":'
+      mov %si, operations
+      call print_number
+      print ',"cycles":'
+      mov %si, cycles
+      call print_number
+      print ',"overhead":'
+      mov %si, overhead
+      call print_number
+      print ',"cyclesPerOperation":'
+      mov %si, net
+      mov %bx, operations
+      call print_ratio
+      print ',"events":'
+      mov %si, events
+      call print_number
+      mov %si, [failure]
+      test %si, %si
+      jnz run$failed
+      line ',"verified":true}'
+      ret
+    run$failed:
+      print ',"verified":false,"failure":"'
+      call serial_string
+      line '"}'
+      ret
+
+      ; an exception nobody expected; its vector is in EBX
+    run$broken:
+      mov [broken_vector], ebx
+      mov eax, [kernel_cr3]
+      test eax, eax
+      jz run$unpaged
+      mov cr3, %ax
+    run$unpaged:
+      mov %bp, [current]
+      push %bp
+      mov ebx, [%bp+${field.teardown}]
+      call %bx
+      pop %bp
+      call print_head
+      print ',"applicable":true,"verified":false,"failure":"exception '
+      mov %si, broken_vector
+      call print_number
+      line '"}'
+      ret
+
+    print_head:
+      print '{"benchmark":"'
+      mov esi, [%bp+${field.name}]
+      call serial_string
+      print '","bits":${lab.bits}'
+      ret`);
+  lab.data(`
+    align 8
+    current: dq 0
+    failure: dq 0
+    events: dq 0
+    started: dq 0
+    elapsed: dq 0
+    overhead: dq 0
+    cycles: dq 0
+    net: dq 0
+    operations: dq 0
+    broken_vector: dq 0
+    tsc_khz: dq 0
+    stated_khz: dq 0
+    loops: dd 0
+    rounds_left: dd 0
+    least_doubt: dd 0
+    factor: dd 0
+    kernel_cr3: dd 0`);
+}
+
+function emitMain(lab: Lab): void {
+  lab.code(`
+    ; the TSC against the PIT's channel 2, whose gate and output are at port 61h. When exactly the count was
+    ; loaded and when it ended is known up to the time the accesses took: the run with the least of that counts.
+      mov dword [rounds_left], ${clockRounds}
+      mov dword [least_doubt], -1
+    main$clock:
+      in al, 0x61
+      and al, 0xfc
+      or al, 1
+      out 0x61, al
+      mov al, 0xb0
+      out 0x43, al
+      mov al, ${pitClocks & 0xff}
+      out 0x42, al
+      rdtsc
+      mov ebx, eax
+      mov al, ${pitClocks >> 8}
+      out 0x42, al
+      rdtsc
+      mov esi, eax
+      sub eax, ebx
+      mov ebp, eax
+      mov edi, esi
+    main$pit:
+      mov ecx, edi
+      rdtsc
+      mov edi, eax
+      in al, 0x61
+      test al, 0x20
+      jz main$pit
+      rdtsc
+      mov edx, eax
+      sub edx, ecx
+      add ebp, edx
+      sub eax, esi
+      cmp ebp, [least_doubt]
+      jae main$doubtful
+      mov [least_doubt], ebp
+      mov ecx, ${pitHz}
+      mul ecx
+      mov ecx, ${pitClocks * 1000}
+      div ecx
+      mov [tsc_khz], eax
+    main$doubtful:
+      dec dword [rounds_left]
+      jnz main$clock
+      ; and what CPUID says of it, leaf 15h: crystal * EBX / EAX
+      xor eax, eax
+      cpuid
+      cmp eax, 0x15
+      jb main$not_stated
+      mov eax, 0x15
+      cpuid
+      test eax, eax
+      jz main$not_stated
+      mov esi, eax
+      mov eax, ecx
+      mul ebx
+      mov ecx, 1000
+      cmp edx, ecx
+      jae main$not_stated
+      div ecx
+      xor edx, edx
+      div esi
+      mov [stated_khz], eax
+    main$not_stated:
+      ${lab.bits === 64 ? 'call parse_command_line' : ''}
+      mov %ax, cr3
+      mov [kernel_cr3], eax
+      print '{"guest":"nanobench","format":${NANOBENCH_FORMAT},"bits":${lab.bits},"tscKhz":'
+      mov %si, tsc_khz
+      call print_number
+      print ',"statedTscKhz":'
+      mov %si, stated_khz
+      call print_number
+      line '}'
+      mov %bp, benchmarks
+    main$next:
+      call selected
+      jnz main$skip
+      mov esi, [%bp+${field.notApplicable}]
+      test esi, esi
+      jnz main$not_applicable
+      call run_benchmark
+      jmp main$skip
+    main$not_applicable:
+      call print_head
+      print ',"applicable":false,"reason":"'
+      mov esi, [%bp+${field.notApplicable}]
+      call serial_string
+      line '"}'
+    main$skip:
+      add %bp, ${entrySize}
+      cmp %bp, benchmarks_end
+      jb main$next
+      line '{"guest":"nanobench","end":true}'`);
+}
