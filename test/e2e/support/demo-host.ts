@@ -55,11 +55,11 @@ export async function startDemoHost(
   const connection = opened.host.connect((message) => transport.onMessage(message));
   const api = new ApiClient(transport);
   const run = async (name: string): Promise<void> => {
-    const vm =
-      (await api.call('listVms', {})).find(({ config }) => config.name === name) ??
-      (await api.call('createVm', {
-        config: { ...DEFAULT_VM_CONFIG, name, kernel: join(files, 'vmlinuz') },
-      }));
+    const config = { ...DEFAULT_VM_CONFIG, name, kernel: join(files, 'vmlinuz') };
+    const known = (await api.call('listVms', {})).find((vm) => vm.config.name === name);
+    const vm = known
+      ? await api.call('updateVm', { vmId: known.id, config })
+      : await api.call('createVm', { config });
     if (vm.state === 'stopped' || vm.state === 'crashed') await api.call('start', { vmId: vm.id });
     else if (vm.state === 'paused') await api.call('resume', { vmId: vm.id });
   };
