@@ -18,7 +18,7 @@ describe('the tick of an idle guest', () => {
   it('gets slack with the time for which there was nothing else, up to a limit', () => {
     const pattern = new TickPattern();
     expect(tick(pattern, 4, 4, 8)).toBe(0.5 * MS);
-    expect(tick(pattern, 4, 12, 84)).toBe(9.5 * MS);
+    expect(tick(pattern, 4, 12, 84)).toBe(10 * MS);
     expect(tick(pattern, 4, 88, 2000)).toBe(32 * MS);
   });
 
