@@ -3,7 +3,7 @@ import { MarkerReader } from './markers.ts';
 import { findMapping } from './memory.ts';
 import { smallestProgram } from './nothing.ts';
 import { parseOptions, UsageError } from './options.ts';
-import { median, missedBars, summarize, type Record } from './results.ts';
+import { median, missedBars, summarize, type BenchRun } from './results.ts';
 import { benchScript, ROWS, type GuestName } from './rows.ts';
 import { readBlock, readLimits, replaceBlock, timesTable, type Titles } from './table.ts';
 import type { PeerName } from './peers/peer.ts';
@@ -15,7 +15,7 @@ function run(
   rows: { [name: string]: number },
   results: { [name: string]: string } = {},
   guest: GuestName = 'i386',
-): Record {
+): BenchRun {
   return {
     guest,
     peer,

@@ -9,8 +9,9 @@ export interface MemorySample {
 }
 
 const PAGE = 4096;
-/** Bits of a pagemap entry: page is in memory, or swapped (Documentation/admin-guide/mm/pagemap.rst of the kernel). */
-const PRESENT_OR_SWAPPED = 0b11n << 62n;
+/** A pagemap entry (Documentation/admin-guide/mm/pagemap.rst of the kernel): its size in bytes, and the highest byte's bits 63 and 62, "present" and "swapped". */
+const ENTRY = 8;
+const PRESENT_OR_SWAPPED = 0b1100_0000;
 
 /** Looks at a process of ours through /proc (proc(5)). @returns undefined when it has gone. */
 export function sampleMemory(pid: number, ram: RamPlace | undefined): MemorySample | undefined {
@@ -52,16 +53,19 @@ function isGone(error: unknown): boolean {
 function touchedRam(pid: number, { mappingSize, offset, size }: RamPlace): number | undefined {
   const start = findMapping(readFileSync(`/proc/${pid}/maps`, 'utf8'), mappingSize);
   if (start === undefined) return undefined;
-  const entries = new BigUint64Array(size / PAGE);
-  const bytes = new Uint8Array(entries.buffer);
+  const entries = new Uint8Array((size / PAGE) * ENTRY);
   const file = openSync(`/proc/${pid}/pagemap`, 'r');
   try {
-    const read = readSync(file, bytes, 0, bytes.length, ((start + offset) / PAGE) * 8);
-    if (read !== bytes.length) return undefined;
+    const read = readSync(file, entries, 0, entries.length, ((start + offset) / PAGE) * ENTRY);
+    if (read !== entries.length) return undefined;
   } finally {
     closeSync(file);
   }
-  return entries.reduce((sum, entry) => ((entry & PRESENT_OR_SWAPPED) === 0n ? sum : sum + PAGE), 0);
+  let touched = 0;
+  for (let at = ENTRY - 1; at < entries.length; at += ENTRY) {
+    if (((entries[at] ?? 0) & PRESENT_OR_SWAPPED) !== 0) touched += PAGE;
+  }
+  return touched;
 }
 
 /**

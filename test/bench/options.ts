@@ -28,7 +28,7 @@ them, and compares the times: medians over the rounds.
   --only GUEST       ${GUEST_NAMES.join(' or ')} (default both)
   --peers A,B        of ${PEER_NAMES.join(', ')} (default all)
   --rows A,B         of ${ROW_NAMES.join(', ')} (default all)
-  --timeout SECONDS  how long a single row may take (default 300)
+  --timeout SECONDS  how long a single row may take (default 600)
   --cli-args TEXT    more arguments for Switchyard, as in --cli-args '--tier 0'
   --json FILE        every single time and result
   --write            put the tables into docs/BENCHMARKS.md
@@ -64,7 +64,7 @@ function parse(args: string[]) {
         only: { type: 'string' },
         peers: { type: 'string' },
         rows: { type: 'string' },
-        timeout: { type: 'string', default: '300' },
+        timeout: { type: 'string', default: '600' },
         'cli-args': { type: 'string', default: '' },
         json: { type: 'string' },
         write: { type: 'boolean', default: false },

@@ -3,7 +3,7 @@ import { BOOT_ROW, type GuestName } from './rows.ts';
 import type { Session } from './session.ts';
 
 /** One run of one guest in one peer. */
-export interface Record {
+export interface BenchRun {
   guest: GuestName;
   peer: PeerName;
   /** From 1. */
@@ -33,7 +33,7 @@ export function median(values: readonly number[]): number {
 }
 
 /** Medians over the rounds, after checking that every peer computed the same. */
-export function summarize(guest: GuestName, all: readonly Record[], rows: readonly string[]): Summary {
+export function summarize(guest: GuestName, all: readonly BenchRun[], rows: readonly string[]): Summary {
   const records = all.filter((record) => record.guest === guest);
   const peers = PEER_NAMES.filter((name) => records.some(({ peer }) => peer === name));
   const medians = (value: (session: Session) => number | undefined): Map<PeerName, number> =>
@@ -61,7 +61,7 @@ export function summarize(guest: GuestName, all: readonly Record[], rows: readon
 }
 
 /** Results that are not the reference's: native's where it ran, or else that of the first peer of the table. */
-function differences(records: readonly Record[], row: string): string[] {
+function differences(records: readonly BenchRun[], row: string): string[] {
   const results = records.flatMap(({ guest, peer, round, session }) => {
     const result = session.rows.get(row)?.result;
     return result === undefined ? [] : [{ guest, peer, round, result }];

@@ -97,8 +97,8 @@ export interface ScriptPlaces {
 }
 
 /**
- * The script of all rows, for a guest (as process 1) or natively. It ends with a sleep, in which the harness looks
- * at memory and at idle time; afterwards it would power off, but it is killed before.
+ * The script of all rows, for a guest (as process 1) or natively. In a guest it ends with a sleep, in which the
+ * harness looks at memory and at idle time; before the guest would power off, the harness ends its machine.
  */
 export function benchScript(rows: readonly Row[], { work, programs }: ScriptPlaces): string {
   const steps = rows.map(({ name, command, check }) =>
@@ -120,6 +120,6 @@ export function benchScript(rows: readonly Row[], { work, programs }: ScriptPlac
     `head -c ${DATA_BYTES} /dev/zero > $W/copy`,
     ...steps,
     `echo '${MARK} done'`,
-    'sleep 60',
+    '[ $$ -ne 1 ] || sleep 60',
   ].join('\n');
 }

@@ -5,12 +5,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { format, resolveConfig } from 'prettier';
 import { aptMissing } from '../../src-main/firstguest/apt.ts';
+import { CommandError } from '../../src-main/firstguest/command.ts';
 import { prepareGuest, type Guest } from './guests.ts';
 import { describeMachine } from './host.ts';
 import { HELP, parseOptions, UsageError, type BenchOptions } from './options.ts';
 import { findPeer } from './peers/find.ts';
 import { PeerMissingError, root, type Peer, type PeerOptions } from './peers/peer.ts';
-import { missedBars, summarize, type Record, type Summary } from './results.ts';
+import { missedBars, summarize, type BenchRun, type Summary } from './results.ts';
 import { ROWS } from './rows.ts';
 import { runSession } from './session.ts';
 import { costsTable, readBlock, readLimits, replaceBlock, timesTable, type Titles } from './table.ts';
@@ -53,7 +54,7 @@ async function measure(
     ...common,
     cliArguments: options.cliArguments,
   });
-  const records: Record[] = [];
+  const records: BenchRun[] = [];
   for (let round = 1; round <= options.rounds; round++) {
     for (const guest of guests) {
       for (const peer of inTurn(peers, round)) {
@@ -137,7 +138,7 @@ async function writeDocument(
   say(`written: ${DOCUMENT}`);
 }
 
-function writeJson(path: string, records: readonly Record[]): void {
+function writeJson(path: string, records: readonly BenchRun[]): void {
   const runs = records.map(({ session, ...rest }) => ({
     ...rest,
     ...session,
@@ -168,6 +169,9 @@ try {
     process.exitCode = 2;
   } else if (cancel.signal.aborted) {
     say('cancelled');
+  } else if (error instanceof CommandError) {
+    say(error.message);
+    process.exitCode = 1;
   } else {
     throw error;
   }

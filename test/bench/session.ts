@@ -1,4 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process';
+import { stripVTControlCharacters } from 'node:util';
 import { MarkerReader, type Marker } from './markers.ts';
 import { cpuSeconds, sampleMemory } from './memory.ts';
 import type { Launch } from './peers/peer.ts';
@@ -41,6 +42,7 @@ export async function runSession(launch: Launch, options: SessionOptions): Promi
   try {
     await run.follow();
     if (launch.boots && run.session.failure === undefined) await run.watchIdle();
+    run.checkMemory();
   } finally {
     await run.end();
   }
@@ -71,6 +73,7 @@ class Run {
     this.#doing = launch.boots ? BOOT_ROW : 'start';
     this.#child = spawn(launch.command, launch.args, {
       stdio: ['ignore', 'pipe', 'pipe'],
+      detached: true,
       ...(launch.env && { env: launch.env }),
     });
     this.#closed = new Promise((resolve) => {
@@ -111,14 +114,28 @@ class Run {
     this.session.idle = (after - before) / ((performance.now() - started) / 1000);
   }
 
+  /** A machine whose guest RAM is not where we look for it has no figure for memory; that must not go unnoticed. */
+  checkMemory(): void {
+    const { memoryPeak, memoryAboveRam } = this.session;
+    if (this.#launch.ram === undefined || memoryPeak === undefined || memoryAboveRam !== undefined) return;
+    this.session.failure ??= 'no mapping of the process has the size of guest RAM';
+  }
+
   /** Ends the process: by asking, then by force. */
   async end(): Promise<void> {
     clearInterval(this.#sampler);
     clearTimeout(this.#watchdog);
-    this.#child.kill('SIGTERM');
-    const force = setTimeout(() => this.#child.kill('SIGKILL'), GRACE_MS);
+    this.#kill('SIGTERM');
+    const force = setTimeout(() => this.#kill('SIGKILL'), GRACE_MS);
     await this.#closed;
     clearTimeout(force);
+  }
+
+  /** The process and its children, which are a group of their own; one that has ended stays alone. */
+  #kill(signal: NodeJS.Signals): void {
+    const { pid, exitCode, signalCode } = this.#child;
+    if (pid === undefined || exitCode !== null || signalCode !== null) return;
+    process.kill(-pid, signal);
   }
 
   #pause(milliseconds: number): Promise<void> {
@@ -177,7 +194,7 @@ class Run {
   #fail(what: string): void {
     // What happens after the last marker is our own doing.
     if (this.#over) return;
-    this.session.failure = `${what} at "${this.#doing}"; its last output:\n${this.#tail.trimEnd()}`;
+    this.session.failure = `${what} at "${this.#doing}"; its last output:\n${stripVTControlCharacters(this.#tail).trim()}`;
     this.#finish();
   }
 

@@ -43,7 +43,7 @@ async function installV86(cache: string, signal: AbortSignal, say: (line: string
   for (const file of ['package.json', 'package-lock.json'])
     await cp(join(source, file), join(directory, file));
   try {
-    await runCommand('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'], {
+    await runCommand('npm', ['ci', '--prefix', directory, '--no-audit', '--no-fund', '--loglevel=error'], {
       cwd: directory,
       signal,
     });
