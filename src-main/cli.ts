@@ -1,4 +1,5 @@
 import { HELP, parseRunArguments, UsageError } from './cli/arguments.ts';
+import { nanobench, NANOBENCH_HELP, parseNanobenchArguments } from './cli/nanobench.ts';
 import { EXIT_CODE, run } from './cli/run.ts';
 import manifest from '../package.json' with { type: 'json' };
 
@@ -12,13 +13,14 @@ async function main(args: string[]): Promise<number> {
     command === 'help' ||
     rest.includes('--help')
   ) {
-    process.stdout.write(HELP);
+    process.stdout.write(command === 'nanobench' ? NANOBENCH_HELP : HELP);
     return command === undefined ? EXIT_CODE.usage : EXIT_CODE.ok;
   }
   if (command === '--version') {
     process.stdout.write(`switchyard ${manifest.version}\n`);
     return EXIT_CODE.ok;
   }
+  if (command === 'nanobench') return nanobench(parseNanobenchArguments(rest));
   if (command !== 'run') throw new UsageError(`there is no command "${command}"; see --help`);
   return run(parseRunArguments(rest));
 }

@@ -28,6 +28,18 @@ export const translatorOptionsSchema = z.strictObject({
 export type TranslatorOptionsInput = z.input<typeof translatorOptionsSchema>;
 export type TranslatorOptions = z.output<typeof translatorOptionsSchema>;
 
+/** How the hardware engine runs a guest; what is left out is the engine's choice. */
+export const hardwareOptionsSchema = z.strictObject({
+  /** `kvm`: the processor's own virtualization. `model`: hardware virtualization as a model, on any machine. */
+  accelerator: z.enum(['kvm', 'model']).optional(),
+  /** How the model virtualizes memory: shadow page tables, or two-dimensional (nested) page walks. */
+  mmu: z.enum(['shadow', 'nested']).optional(),
+  /** Cost profile of the model, by name. */
+  profile: z.string().min(1).optional(),
+});
+export type HardwareOptionsInput = z.input<typeof hardwareOptionsSchema>;
+export type HardwareOptions = z.output<typeof hardwareOptionsSchema>;
+
 export const machineConfigSchema = z
   .strictObject({
     memoryMib: z
@@ -52,6 +64,7 @@ export const machineConfigSchema = z
     /** isa-debug-exit at port F4h. */
     debugExit: z.boolean().default(false),
     translator: translatorOptionsSchema.prefault({}),
+    hardware: hardwareOptionsSchema.prefault({}),
     /** A reset or triple fault ends the run instead of booting again. */
     noReboot: z.boolean().default(false),
   })

@@ -40,6 +40,7 @@ export const MEMORY_MIB_DEFAULT = 256;
 export const HELP = `Usage: npm run --silent cli -- run (--kernel FILE | --firmware FILE) [options]
 
 Runs one virtual machine in this process, its serial port on the terminal. Ctrl-] leaves the console.
+"cli -- nanobench" measures an engine with a guest of our own; see "cli -- nanobench --help".
 
 What to boot
   --kernel FILE            Linux bzImage or Multiboot image
@@ -121,7 +122,9 @@ export function parseRunArguments(args: string[]): RunOptions {
       tier: parseChoice('--tier', values.tier, ['0', '1']) === '0' ? 0 : 1,
       chaining: !values['no-chaining'],
       adaptive: !values['no-adaptive'],
-      ...(values.threshold !== undefined && { threshold: parseThreshold(values.threshold) }),
+      ...(values.threshold !== undefined && {
+        threshold: parseWhole('--threshold', values.threshold, 1, 1_000_000),
+      }),
     },
   };
   if (options.exitOn === '') throw new UsageError('--exit-on needs a text that is not empty');
@@ -179,7 +182,7 @@ function parseMemory(text: string | undefined): number {
   return mib;
 }
 
-function parseChoice<T extends string>(option: string, text: string, choices: readonly T[]): T {
+export function parseChoice<T extends string>(option: string, text: string, choices: readonly T[]): T {
   const choice = choices.find((candidate) => candidate === text);
   if (choice === undefined) throw new UsageError(`${option} must be ${choices.join(' or ')}, not "${text}"`);
   return choice;
@@ -198,15 +201,15 @@ function parseLogPort(text: string): { port: number; path: string } {
   return { port, path: match[2] };
 }
 
-function parseThreshold(text: string): number {
-  const threshold = /^\d+$/.test(text) ? Number(text) : NaN;
-  if (!(threshold >= 1 && threshold <= 1_000_000)) {
-    throw new UsageError(`--threshold must be a whole number from 1 to 1000000, not "${text}"`);
+export function parseWhole(option: string, text: string, least: number, most: number): number {
+  const value = /^\d+$/.test(text) ? Number(text) : NaN;
+  if (!(value >= least && value <= most)) {
+    throw new UsageError(`${option} must be a whole number from ${least} to ${most}, not "${text}"`);
   }
-  return threshold;
+  return value;
 }
 
-function parseTimeout(text: string | undefined): number | undefined {
+export function parseTimeout(text: string | undefined): number | undefined {
   if (text === undefined) return undefined;
   const seconds = /^\d+(\.\d+)?$/.test(text) ? Number(text) : NaN;
   // The largest delay a timer takes is 2^31 - 1 ms, a bit over 24 days.

@@ -9,3 +9,9 @@ export {
 } from './catalogue.ts';
 export type { NanobenchBits, NanobenchEntry, NanobenchName, NanobenchNeed } from './catalogue.ts';
 export { buildNanobench, NANOBENCH_CYCLES, NANOBENCH_FORMAT } from './program.ts';
+export { measureNanobench, NanobenchError } from './measure.ts';
+export type { NanobenchOptions, NanobenchResult, NanobenchRun } from './measure.ts';
+export { NanobenchOutputError, parseNanobenchLine } from './output.ts';
+export type { NanobenchLine } from './output.ts';
+export { PUBLISHED, PUBLISHED_HZ, PUBLISHED_LABEL } from './published.ts';
+export type { PublishedFigures } from './published.ts';

@@ -1,0 +1,315 @@
+/** Runs the nanobenchmark guest on a Machine of ours and joins what it says with what the exit accounting saw. */
+import { type ExitReason, EXIT_REASON_KEYS, type ExitSnapshot } from '../../accounting/exits.ts';
+import { TSC_HZ } from '../../machine/clock.ts';
+import { Machine, type MachineEnd } from '../../machine/machine.ts';
+import type { MachineConfigInput } from '../../protocol/machine-config.ts';
+import {
+  NANOBENCH_MARK_PORT,
+  NANOBENCH_MARKS,
+  nanobenchmark,
+  NANOBENCHMARKS,
+  type NanobenchBits,
+  type NanobenchName,
+  type NanobenchNeed,
+} from './catalogue.ts';
+import { type NanobenchHead, type NanobenchLine, parseNanobenchLine } from './output.ts';
+import { buildNanobench } from './program.ts';
+
+/** What the kernel writes to isa-debug-exit when it is done. */
+const DONE = 42;
+const MEMORY_MIB = 64;
+/** The TSC's frequency that CPUID states is exact where it is true; measured so far off, it is not. */
+const STATED_TOLERANCE = 1.8;
+
+export interface NanobenchOptions {
+  readonly bits: NanobenchBits;
+  /** Which, in the catalogue's order; all unless said. */
+  readonly only?: readonly NanobenchName[];
+  /** Operations of each; calibrated unless said. */
+  readonly operations?: number;
+  /** TSC cycles to calibrate for. */
+  readonly cycles?: number;
+  /** Engine, clock and translator of the machine. */
+  readonly machine?: Pick<MachineConfigInput, 'engine' | 'hardware' | 'clock' | 'translator'>;
+  /** What the engine cannot do here, and why: benchmarks that need it are skipped by name. */
+  readonly lacks?: Readonly<Partial<Record<NanobenchNeed, string>>>;
+  /** Host time after which the run is given up, ms. */
+  readonly timeoutMs: number;
+  /** Called with each result as it comes. */
+  readonly onResult?: (result: NanobenchResult) => void;
+}
+
+/** One benchmark of a run. */
+export type NanobenchResult =
+  | {
+      readonly name: NanobenchName;
+      readonly status: 'measured';
+      readonly operations: number;
+      /** TSC cycles and guest ns an operation, overhead subtracted; may be a little below zero. */
+      readonly cycles: number;
+      readonly ns: number;
+      /** Guest instructions an operation; undefined where the engine does not count them. */
+      readonly instructions: number | undefined;
+      /** Exits an operation, by reason: those that happen, most frequent first. */
+      readonly exits: readonly { readonly reason: ExitReason; readonly perOperation: number }[];
+    }
+  | {
+      readonly name: NanobenchName;
+      /**
+       * `notApplicable`: this width has it not. `skipped`: this engine lacks what it needs. `failed`: an event did
+       * not happen as it should have.
+       */
+      readonly status: 'notApplicable' | 'skipped' | 'failed';
+      readonly reason: string;
+    };
+
+export interface NanobenchRun {
+  readonly bits: NanobenchBits;
+  readonly tscKhz: number;
+  readonly results: readonly NanobenchResult[];
+}
+
+/** The run did not come to its end. */
+export class NanobenchError extends Error {
+  /** It took longer than it was given. */
+  readonly timedOut: boolean;
+
+  constructor(message: string, timedOut = false) {
+    super(message);
+    this.name = 'NanobenchError';
+    this.timedOut = timedOut;
+  }
+}
+
+/**
+ * Runs the guest to its end.
+ * @throws NanobenchError, NanobenchOutputError, EngineUnavailableError, or what the machine's configuration is refused with
+ */
+export async function measureNanobench(options: NanobenchOptions): Promise<NanobenchRun> {
+  const { bits, only, lacks = {} } = options;
+  const wanted = NANOBENCHMARKS.map(({ name }) => name).filter((name) => only?.includes(name) ?? true);
+  const skipped = new Map<NanobenchName, string>();
+  for (const name of wanted) {
+    const reason = nanobenchmark(name)
+      .needs.map((need) => lacks[need])
+      .find((text) => text !== undefined);
+    if (reason !== undefined) skipped.set(name, reason);
+  }
+  const names = wanted.filter((name) => !skipped.has(name));
+  const session = new Session(options, names);
+  const run = await session.run();
+  const results = wanted.map((name): NanobenchResult => {
+    const reason = skipped.get(name);
+    if (reason !== undefined) return { name, status: 'skipped', reason };
+    const result = run.results.find((candidate) => candidate.name === name);
+    if (!result) throw new NanobenchError(`the guest said nothing of ${name}`);
+    return result;
+  });
+  return { bits, tscKhz: run.tscKhz, results };
+}
+
+/** Counts that stand between two marks. */
+type Counts = ReadonlyMap<ExitReason | 'instructions', number>;
+
+function counts(snapshot: ExitSnapshot): Counts {
+  const all = new Map<ExitReason | 'instructions', number>([['instructions', snapshot.instructions]]);
+  for (const reason of EXIT_REASON_KEYS) all.set(reason, snapshot.reasons[reason]?.count ?? 0);
+  return all;
+}
+
+/** What happened between marks, over all rounds of the benchmark that runs. */
+class Brackets {
+  #overheadBegan: Counts | undefined;
+  #began: Counts | undefined;
+  #rounds = 0;
+  /** The engine counts instructions. */
+  counted = false;
+  readonly #net = new Map<ExitReason | 'instructions', number>();
+
+  mark(kind: number, now: Counts): void {
+    switch (kind) {
+      case NANOBENCH_MARKS.overheadBegins:
+        this.#overheadBegan = now;
+        break;
+      case NANOBENCH_MARKS.overheadEnds:
+        this.#add(this.#overheadBegan, now, -1);
+        break;
+      case NANOBENCH_MARKS.begins:
+        this.#began = now;
+        break;
+      case NANOBENCH_MARKS.ends:
+        this.#add(this.#began, now, 1);
+        this.#rounds++;
+        this.counted ||= (now.get('instructions') ?? 0) > (this.#began?.get('instructions') ?? 0);
+        break;
+    }
+  }
+
+  #add(from: Counts | undefined, to: Counts, sign: 1 | -1): void {
+    if (!from) return;
+    for (const [key, count] of to) {
+      const change = sign * (count - (from.get(key) ?? 0));
+      this.#net.set(key, (this.#net.get(key) ?? 0) + change);
+    }
+  }
+
+  /** A count's share of one operation; what the overhead has more of counts as none. */
+  perOperation(key: ExitReason | 'instructions', operations: number): number {
+    const rounds = Math.max(1, this.#rounds);
+    return Math.max(0, (this.#net.get(key) ?? 0) / rounds / operations);
+  }
+}
+
+class Session {
+  readonly #options: NanobenchOptions;
+  readonly #names: readonly NanobenchName[];
+  readonly #results: NanobenchResult[] = [];
+  #brackets = new Brackets();
+  #head: NanobenchHead | undefined;
+  #text = '';
+
+  constructor(options: NanobenchOptions, names: readonly NanobenchName[]) {
+    this.#options = options;
+    this.#names = names;
+  }
+
+  async run(): Promise<{ tscKhz: number; results: readonly NanobenchResult[] }> {
+    if (this.#names.length === 0) return { tscKhz: TSC_HZ / 1000, results: [] };
+    const machine = this.#build();
+    try {
+      await this.#toItsEnd(machine);
+    } finally {
+      machine.stop();
+    }
+    return { tscKhz: this.#tscKhz(), results: this.#results };
+  }
+
+  #build(): Machine {
+    const { bits, operations, cycles, machine } = this.#options;
+    const words = [`only=${this.#names.join(',')}`];
+    if (operations !== undefined) words.push(`operations=${operations}`);
+    if (cycles !== undefined) words.push(`cycles=${cycles}`);
+    return new Machine({
+      ...machine,
+      memoryMib: MEMORY_MIB,
+      kernel: { name: `nanobench${bits}`, bytes: buildNanobench(bits) },
+      commandLine: words.join(' '),
+      debugExit: true,
+      noReboot: true,
+    });
+  }
+
+  #toItsEnd(machine: Machine): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const { timeoutMs } = this.#options;
+      const timer = setTimeout(
+        () =>
+          reject(
+            new NanobenchError(`the nanobenchmark guest was not done after ${timeoutMs / 1000} s`, true),
+          ),
+        timeoutMs,
+      );
+      const fail = (error: unknown): void => {
+        clearTimeout(timer);
+        reject(error instanceof Error ? error : new NanobenchError(String(error)));
+      };
+      machine.on('serial', (port, bytes) => {
+        if (port !== 0) return;
+        try {
+          this.#receive(bytes);
+        } catch (error) {
+          fail(error);
+        }
+      });
+      this.#listenForMarks(machine);
+      machine.on('ended', (end) => {
+        clearTimeout(timer);
+        if (end.kind === 'debugExit' && end.value === DONE) resolve();
+        else fail(endedBadly(end));
+      });
+      machine.start();
+    });
+  }
+
+  /**
+   * Engines add their counts up at the end of a run, so a mark stops the machine: guest time stands still while the
+   * counters are read.
+   */
+  #listenForMarks(machine: Machine): void {
+    machine.ports.register(NANOBENCH_MARK_PORT, NANOBENCH_MARK_PORT + 3, 'nanobench', {
+      readPort: () => 0xff,
+      writePort: (_port, _size, value) => {
+        machine.pause();
+        setImmediate(() => {
+          this.#brackets.mark(value & 0xff, counts(machine.accounting.snapshot()));
+          machine.resume();
+        });
+      },
+    });
+  }
+
+  #receive(bytes: Uint8Array): void {
+    this.#text += Buffer.from(bytes).toString('latin1');
+    for (let end = this.#text.indexOf('\n'); end >= 0; end = this.#text.indexOf('\n')) {
+      const line = this.#text.slice(0, end).trim();
+      this.#text = this.#text.slice(end + 1);
+      if (line !== '') this.#line(parseNanobenchLine(line));
+    }
+  }
+
+  #line(line: NanobenchLine): void {
+    if (!('benchmark' in line)) {
+      if ('tscKhz' in line) this.#head = line;
+      return;
+    }
+    const result = this.#result(line);
+    this.#brackets = new Brackets();
+    this.#results.push(result);
+    this.#options.onResult?.(result);
+  }
+
+  #result(line: Extract<NanobenchLine, { benchmark: NanobenchName }>): NanobenchResult {
+    const name = line.benchmark;
+    if (!line.applicable) return { name, status: 'notApplicable', reason: line.reason };
+    if (!('operations' in line) || !line.verified) {
+      return { name, status: 'failed', reason: line.failure ?? 'not verified' };
+    }
+    const { operations, cyclesPerOperation } = line;
+    const brackets = this.#brackets;
+    const exits = EXIT_REASON_KEYS.map((reason) => ({
+      reason,
+      perOperation: brackets.perOperation(reason, operations),
+    }));
+    return {
+      name,
+      status: 'measured',
+      operations,
+      cycles: cyclesPerOperation,
+      ns: (cyclesPerOperation * 1e6) / this.#tscKhz(),
+      instructions: brackets.counted ? brackets.perOperation('instructions', operations) : undefined,
+      exits: exits
+        .filter(({ perOperation }) => perOperation > 0)
+        .sort((a, b) => b.perOperation - a.perOperation),
+    };
+  }
+
+  #tscKhz(): number {
+    if (!this.#head) throw new NanobenchError('the guest began without saying what it is');
+    const { tscKhz, statedTscKhz } = this.#head;
+    const ratio = tscKhz / statedTscKhz;
+    return ratio > 1 / STATED_TOLERANCE && ratio < STATED_TOLERANCE ? statedTscKhz : tscKhz;
+  }
+}
+
+function endedBadly(end: MachineEnd): Error {
+  switch (end.kind) {
+    case 'panic':
+      return end.error;
+    case 'debugExit':
+      return new NanobenchError(`the nanobenchmark guest ended with ${end.value}`);
+    case 'tripleFault':
+      return new NanobenchError('the nanobenchmark guest ended in a triple fault');
+    default:
+      return new NanobenchError(`the nanobenchmark guest ended before its time (${end.kind})`);
+  }
+}
