@@ -115,6 +115,9 @@ export class Machine extends EventEmitter<MachineEvents> {
         'hardware does not count instructions, which the icount clock needs',
       );
     }
+    if (engine === 'hardware' && this.config.hardware.accelerator === 'model') {
+      throw new EngineUnavailableError(engine, 'its model is not part of this version');
+    }
     this.arena = new Arena(memoryMib);
     this.memory = new MemoryBus(this.arena);
     this.clock = clock === 'icount' ? new IcountClock(() => this.cpu.instructionCount()) : new HostClock();
