@@ -142,6 +142,8 @@ export const MSR = {
   /** 8 pairs of variable-range base and mask. */
   mtrrVariable: 0x3e8,
   tscDeadline: 0x468,
+  /** IA32_TSC_ADJUST: what the guest's own writes have added to the TSC. An engine's change of tscOffset leaves it. */
+  tscAdjust: 0x470,
 } as const;
 
 /** x87: control word, status word WITHOUT TOP (bits 11..13 zero), TOP, tags; u32 each. */

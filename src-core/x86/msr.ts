@@ -93,8 +93,10 @@ export function readTsc(cpu: Cpu): bigint {
   return BigInt.asUintN(64, BigInt(cpu.clock.now()) + cpu.get64(MSR.tscOffset));
 }
 
-function setTscOffset(cpu: Cpu, offset: bigint): void {
-  cpu.set64(MSR.tscOffset, BigInt.asUintN(64, offset));
+/** The guest moves its TSC: IA32_TSC_ADJUST, zero at power-on, moves by the same amount. */
+function addToTsc(cpu: Cpu, ticks: bigint): void {
+  cpu.set64(MSR.tscOffset, BigInt.asUintN(64, cpu.get64(MSR.tscOffset) + ticks));
+  cpu.set64(MSR.tscAdjust, BigInt.asUintN(64, cpu.get64(MSR.tscAdjust) + ticks));
   // A deadline that waits lies elsewhere in time now.
   const deadline = cpu.get64(MSR.tscDeadline);
   if (deadline !== 0n) cpu.onTscDeadline(deadline);
@@ -120,7 +122,7 @@ const registers = new Map<number, Register>([
     MSR_INDEX.timeStampCounter,
     {
       read: readTsc,
-      write: (cpu, value) => setTscOffset(cpu, value - BigInt(cpu.clock.now())),
+      write: (cpu, value) => addToTsc(cpu, value - readTsc(cpu)),
     },
   ],
   [MSR_INDEX.platformId, readOnly(0n)],
@@ -137,8 +139,13 @@ const registers = new Map<number, Register>([
   ],
   // Locked, with nothing enabled: there is no VMX.
   [MSR_INDEX.featureControl, readOnly(1n)],
-  // The offset is zero at power-on and every write of the TSC moves both by the same amount.
-  [MSR_INDEX.tscAdjust, { read: (cpu) => cpu.get64(MSR.tscOffset), write: setTscOffset }],
+  [
+    MSR_INDEX.tscAdjust,
+    {
+      read: (cpu) => cpu.get64(MSR.tscAdjust),
+      write: (cpu, value) => addToTsc(cpu, value - cpu.get64(MSR.tscAdjust)),
+    },
+  ],
   // Guests write zero, execute CPUID and read the revision.
   [MSR_INDEX.biosSignId, inert(1n << 32n, (1n << 64n) - 1n)],
   // 8 variable ranges, fixed ranges, write combining.

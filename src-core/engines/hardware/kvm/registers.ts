@@ -213,16 +213,15 @@ function importTable({ u16, u32 }: Cpu, from: number, to: number): void {
 export interface InjectedEvent {
   readonly type: 'external' | 'nmi' | 'exception';
   readonly vector: number;
-  readonly errorCode: number;
 }
 
-/** #BP and #OF: raised by INT3 and INTO, which RIP still points at. */
-const SOFTWARE_EXCEPTIONS: readonly number[] = [3, 4];
+const DB_VECTOR = 1;
 const NMI_VECTOR = 2;
 
 /**
  * Interrupt shadow and non-maskable interrupts. The event that is being delivered is returned: the processor's next
- * step is its delivery. INT n, INT3 and INTO under way are not: RIP is still theirs and they are executed again.
+ * step is its delivery. Not so for those that come about again because RIP still points at the instruction that raises
+ * them: faults, INT n, INT3 and INTO.
  */
 export function importEvents(cpu: Cpu): InjectedEvent | undefined {
   const { u8, u32 } = cpu;
@@ -236,14 +235,13 @@ export function importEvents(cpu: Cpu): InjectedEvent | undefined {
         : 0;
   if (at(EVENTS.nmiPending) !== 0) u32[CTL.nmiPending >> 2] = 1;
   u32[CTL.nmiBlocked >> 2] = at(EVENTS.nmiMasked) !== 0 && at(EVENTS.nmiInjected) === 0 ? 1 : 0;
-  const vector = at(EVENTS.exceptionNumber);
   if (at(EVENTS.exceptionPending) !== 0 || at(EVENTS.exceptionInjected) !== 0) {
-    if (SOFTWARE_EXCEPTIONS.includes(vector)) return undefined;
-    return { type: 'exception', vector, errorCode: u32[(EVENTS_AT + EVENTS.exceptionErrorCode) >> 2]! };
+    const vector = at(EVENTS.exceptionNumber);
+    return vector === DB_VECTOR ? { type: 'exception', vector } : undefined;
   }
-  if (at(EVENTS.nmiInjected) !== 0) return { type: 'nmi', vector: NMI_VECTOR, errorCode: 0 };
+  if (at(EVENTS.nmiInjected) !== 0) return { type: 'nmi', vector: NMI_VECTOR };
   if (at(EVENTS.interruptInjected) !== 0 && at(EVENTS.interruptSoft) === 0) {
-    return { type: 'external', vector: at(EVENTS.interruptNumber), errorCode: 0 };
+    return { type: 'external', vector: at(EVENTS.interruptNumber) };
   }
   return undefined;
 }

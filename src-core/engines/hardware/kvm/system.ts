@@ -22,6 +22,18 @@ const REQUIRED: readonly (keyof typeof CAP)[] = [
 /** KVM_CAP_SYNC_REGS gives the parts of kvm_sync_regs there are. */
 const SYNC_REGS_NEEDED = 7;
 
+/** Parameters of KVM's modules for Intel and AMD. */
+const NESTED_PAGING = ['/sys/module/kvm_intel/parameters/ept', '/sys/module/kvm_amd/parameters/npt'];
+
+function isSwitchedOn(parameter: string): boolean {
+  try {
+    return /^[Y1]/.test(readFileSync(parameter, 'latin1'));
+  } catch {
+    // The module is not there.
+    return false;
+  }
+}
+
 export interface KvmSystemOptions {
   device?: string;
   calls?: Libc;
@@ -83,6 +95,9 @@ export class KvmSystem {
   extension(capability: number): number {
     return this.calls.ioctl(this.#fd, SYSTEM_IOCTL.checkExtension, capability);
   }
+
+  /** Whether KVM uses nested paging (its modules say so); without, it keeps shadow page tables. */
+  readonly nestedPaging = NESTED_PAGING.some(isSwitchedOn);
 
   /** Bytes to map of a vCPU's descriptor. */
   get vcpuMmapSize(): number {

@@ -27,6 +27,10 @@ export interface MsrRange {
 /** Pages KVM may want for itself while a guest is in real mode (VT-x without unrestricted guest): below the BIOS. */
 const IDENTITY_MAP = 0xfeffc000;
 const TSS = 0xfeffd000;
+/** Two pages of which one is the empty page of `forgetShadows`; nothing else is there in any machine. */
+const SPARE = 0xfefe0000;
+/** Its slot, above all others. */
+const SPARE_SLOT = 256;
 const PAGE = 4096;
 const BUFFER_SIZE = 16384;
 
@@ -50,6 +54,8 @@ export class KvmVm {
   readonly #buffer: CallBuffer;
   readonly #arenaAddress: number;
   #slots: (MemorySlot | undefined)[] = [];
+  /** Where the spare page is; 0 before it is first needed. */
+  #sparePage = 0;
   #vcpu: KvmVcpu | undefined;
   #closed = false;
 
@@ -80,6 +86,11 @@ export class KvmVm {
       this.#buffer.u64[0] = BigInt(IDENTITY_MAP);
       this.ioctl('setIdentityMapAddress', this.#buffer.address);
     }
+  }
+
+  /** The processor walks guest page tables itself (EPT, NPT). */
+  get nestedPaging(): boolean {
+    return this.#system.nestedPaging;
   }
 
   extension(capability: number): number {
@@ -137,13 +148,14 @@ export class KvmVm {
   }
 
   /**
-   * Takes all memory away and gives it back: everything KVM derived from guest memory and page tables (shadow page
-   * tables, TLBs) is made anew. Needed after page tables were changed behind KVM's back.
+   * Has KVM forget its shadow page tables, of all address spaces: needed after guest page tables were written behind its
+   * back. Moving a memory slot does that; an empty page is kept for it.
    */
-  renewSlots(): void {
-    const slots = this.slots;
-    this.deleteSlots();
-    this.setSlots(slots);
+  forgetShadows(): void {
+    this.#sparePage = this.#sparePage === SPARE ? SPARE + PAGE : SPARE;
+    const host = this.#arenaAddress + ARENA.kvmRun + ARENA.kvmRunSize - PAGE;
+    const result = this.#setRegion(SPARE_SLOT, this.#sparePage, PAGE, host, false);
+    if (result < 0) throw this.#memoryError({ phys: this.#sparePage, size: PAGE }, this.calls.errno());
   }
 
   deleteSlots(): void {
@@ -151,6 +163,8 @@ export class KvmVm {
       if (slot) this.#deleteSlot(index);
     });
     this.#slots = [];
+    if (this.#sparePage !== 0) this.#setRegion(SPARE_SLOT, this.#sparePage, 0, 0, false);
+    this.#sparePage = 0;
   }
 
   #addSlot(index: number, slot: MemorySlot): void {
@@ -181,7 +195,7 @@ export class KvmVm {
     return this.calls.ioctl(this.#fd, VM_IOCTL.setUserMemoryRegion, address);
   }
 
-  #memoryError({ phys, size }: MemorySlot, errno: number): KvmError {
+  #memoryError({ phys, size }: Pick<MemorySlot, 'phys' | 'size'>, errno: number): KvmError {
     const end = phys + size - 1;
     return new KvmError(
       'memory',
