@@ -1,0 +1,73 @@
+import { InstructionInfoFactory, OpAccess } from 'iced-x86';
+import { ARENA } from '../../../machine/arena.ts';
+import type { Cpu } from '../../../x86/cpu.ts';
+import { BlockDecoder, INSTRUCTION_BYTES_MAX } from '../../../x86/decoder.ts';
+import { CTL } from '../../../x86/layout.ts';
+import { codeSizeOf } from '../../../x86/mode.ts';
+import { EXIT_INTERNAL, INTERNAL_ERROR, RUN } from './layout.ts';
+
+const EXIT = ARENA.kvmRun + RUN.exit;
+/** Fallbacks that follow each other within this are a run of instructions KVM can't execute, ms. */
+const CLOSE_MS = 0.25;
+/** Most instructions executed in software at once. */
+const CLUSTER_MAX = 4096;
+
+/**
+ * How many instructions the software engine is to execute where KVM gives up: one, and more the closer such places
+ * lie, since each change between the two costs more than hundreds of instructions.
+ */
+export class Fallback {
+  #length = 1;
+  #lastEnd = -Infinity;
+
+  /** Instructions to execute now. */
+  begin(): number {
+    const close = performance.now() - this.#lastEnd < CLOSE_MS;
+    this.#length = close ? Math.min(CLUSTER_MAX, this.#length * 2) : Math.max(1, this.#length >> 2);
+    return this.#length;
+  }
+
+  end(): void {
+    this.#lastEnd = performance.now();
+  }
+}
+
+/**
+ * Whether the instruction at which KVM gave up, about to be executed in software, may write memory other than its stack.
+ * True where that can't be told.
+ */
+export function mayWriteMemory(cpu: Cpu): boolean {
+  const { u8, u32 } = cpu;
+  const hasBytes =
+    u32[(EXIT + EXIT_INTERNAL.suberror) >> 2] === INTERNAL_ERROR.emulation &&
+    (u32[(EXIT + EXIT_INTERNAL.flags) >> 2]! & 1) !== 0;
+  const size = hasBytes ? Math.min(INSTRUCTION_BYTES_MAX, u8[EXIT + EXIT_INTERNAL.instructionSize]!) : 0;
+  if (size === 0) return true;
+  const from = EXIT + EXIT_INTERNAL.instructionBytes;
+  // A copy: iced-x86 takes no shared memory.
+  const decoder = new BlockDecoder(u8.slice(from, from + size), codeSizeOf(cpu.get32(CTL.modeKey)));
+  try {
+    const decoded = decoder.next();
+    return decoded.kind !== 'instruction' || writesMemory(decoded.instruction);
+  } finally {
+    decoder.free();
+  }
+}
+
+let factory: InstructionInfoFactory | undefined;
+
+const WRITING: ReadonlySet<number> = new Set([
+  OpAccess.Write,
+  OpAccess.CondWrite,
+  OpAccess.ReadWrite,
+  OpAccess.ReadCondWrite,
+]);
+
+function writesMemory(instruction: Parameters<InstructionInfoFactory['info']>[0]): boolean {
+  const info = (factory ??= new InstructionInfoFactory()).info(instruction);
+  const used = info.usedMemory() as { access: number; free(): void }[];
+  const writes = used.some(({ access }) => WRITING.has(access));
+  for (const memory of used) memory.free();
+  info.free();
+  return writes;
+}

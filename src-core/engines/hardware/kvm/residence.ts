@@ -1,0 +1,166 @@
+import { ARENA } from '../../../machine/arena.ts';
+import { CR0_PG, CR4_PGE, FLAG_IF } from '../../../x86/bits.ts';
+import type { Cpu } from '../../../x86/cpu.ts';
+import { CR0, CTL, DR0, FPU, MSR, XCR0 } from '../../../x86/layout.ts';
+import { exportDebugRegisters, importDebugRegisters } from './debug-registers.ts';
+import { exportFloatingPoint, importFloatingPoint } from './floating-point.ts';
+import { RUN, SIZE, SREGS } from './layout.ts';
+import { exportMsrs, importMsrs } from './model-registers.ts';
+import {
+  exportEvents,
+  exportGeneral,
+  exportSystem,
+  importEvents,
+  importRegisters,
+  type InjectedEvent,
+} from './registers.ts';
+import { exportTsc, importTsc } from './tsc.ts';
+import type { KvmVcpu } from './vcpu.ts';
+import type { KvmVm } from './vm.ts';
+
+const K = ARENA.kvmRun;
+
+/** Parts of the state that cost calls to move; they are given back to KVM after a step only where it changed them. */
+const WATCHED = {
+  msrs: { from: MSR.star, to: MSR.apicBase },
+  debug: { from: DR0, to: DR0 + 64 },
+  floatingPoint: { from: FPU.fcw, to: XCR0 },
+} as const;
+type Watched = keyof typeof WATCHED;
+const WATCHED_KEYS = Object.keys(WATCHED) as Watched[];
+
+/**
+ * Moves the vCPU's state between the arena and KVM, and keeps account of where it is. Registers, segments and events
+ * travel with KVM_RUN and cost nothing; the rest is moved by calls.
+ */
+export class Residence {
+  readonly #cpu: Cpu;
+  readonly #vm: KvmVm;
+  readonly #vcpu: KvmVcpu;
+  readonly #before: Record<Watched, Uint8Array>;
+  /** KVM has the state. */
+  #inKvm = false;
+  /** Guest memory or translations were changed in software: what KVM derived from page tables may be wrong. */
+  #stale = false;
+  /** The guest has used paging. */
+  #paged = false;
+
+  constructor(cpu: Cpu, vm: KvmVm, vcpu: KvmVcpu) {
+    this.#cpu = cpu;
+    this.#vm = vm;
+    this.#vcpu = vcpu;
+    this.#before = {
+      msrs: new Uint8Array(WATCHED.msrs.to - WATCHED.msrs.from),
+      debug: new Uint8Array(WATCHED.debug.to - WATCHED.debug.from),
+      floatingPoint: new Uint8Array(WATCHED.floatingPoint.to - WATCHED.floatingPoint.from),
+    };
+  }
+
+  get inKvm(): boolean {
+    return this.#inKvm;
+  }
+
+  /** Software wrote guest memory or changed translations. */
+  markStale(): void {
+    this.#stale = true;
+  }
+
+  /** To be called at exits: whether the guest uses paging. */
+  watchPaging(): void {
+    if ((this.#cpu.i32[(K + RUN.sregs + SREGS.cr0) >> 2]! & CR0_PG) !== 0) this.#paged = true;
+  }
+
+  /** Gives KVM the state in the arena. */
+  enter(): void {
+    const cpu = this.#cpu;
+    const vcpu = this.#vcpu;
+    exportMsrs(cpu, vcpu);
+    exportFloatingPoint(cpu, vcpu);
+    exportDebugRegisters(cpu, vcpu);
+    exportTsc(cpu, vcpu);
+    this.#exportRegisters();
+  }
+
+  #exportRegisters(): void {
+    const cpu = this.#cpu;
+    exportGeneral(cpu);
+    exportSystem(cpu);
+    exportEvents(cpu);
+    if ((cpu.i32[CR0 >> 2]! & CR0_PG) !== 0) this.#paged = true;
+    if (this.#stale && this.#paged) this.#forgetTranslations();
+    this.#stale = false;
+    const interruptible = (cpu.rflags & FLAG_IF) !== 0;
+    const shadow = cpu.get32(CTL.interruptShadow) !== 0;
+    cpu.u8[K + RUN.ifFlag] = interruptible ? 1 : 0;
+    cpu.u8[K + RUN.readyForInterruptInjection] = interruptible && !shadow ? 1 : 0;
+    this.#inKvm = true;
+  }
+
+  /** Brings the whole state into the arena. The event KVM had begun to deliver is returned. */
+  leave(): InjectedEvent | undefined {
+    const event = this.#importRegisters();
+    importMsrs(this.#cpu, this.#vcpu);
+    importTsc(this.#cpu, this.#vcpu);
+    // Who has the state now may do anything with it and with memory.
+    this.#stale = true;
+    return event;
+  }
+
+  /** Like `leave`, for a few instructions of the software engine, after which `giveBack` follows. */
+  borrow(): InjectedEvent | undefined {
+    const event = this.#importRegisters();
+    for (const key of WATCHED_KEYS) {
+      const { from, to } = WATCHED[key];
+      this.#before[key].set(this.#cpu.u8.subarray(from, to));
+    }
+    return event;
+  }
+
+  #importRegisters(): InjectedEvent | undefined {
+    const cpu = this.#cpu;
+    importRegisters(cpu);
+    const event = importEvents(cpu);
+    importFloatingPoint(cpu, this.#vcpu);
+    importDebugRegisters(cpu, this.#vcpu);
+    this.#inKvm = false;
+    cpu.stateReplaced();
+    return event;
+  }
+
+  giveBack(): void {
+    const cpu = this.#cpu;
+    if (this.#changed('msrs')) exportMsrs(cpu, this.#vcpu);
+    if (this.#changed('debug')) exportDebugRegisters(cpu, this.#vcpu);
+    if (this.#changed('floatingPoint')) exportFloatingPoint(cpu, this.#vcpu);
+    this.#exportRegisters();
+  }
+
+  #changed(key: Watched): boolean {
+    const { u32 } = this.#cpu;
+    const { from } = WATCHED[key];
+    const before = new Uint32Array(this.#before[key].buffer);
+    return before.some((word, i) => u32[(from >> 2) + i] !== word);
+  }
+
+  /** KVM refused the state, which is still in the arena but for the events that were given with it. */
+  takeBack(): InjectedEvent | undefined {
+    this.#cpu.set32(K + RUN.dirtyRegs, 0);
+    this.#inKvm = false;
+    return importEvents(this.#cpu);
+  }
+
+  /**
+   * With nested paging there is only the TLB to flush: KVM does that when a bit of CR4 that matters to it changes. With
+   * shadow paging KVM has copies of the guest's page tables, which it must make anew.
+   */
+  #forgetTranslations(): void {
+    if (!this.#vm.nestedPaging) {
+      this.#vm.forgetShadows();
+      return;
+    }
+    const { u8, u32, address } = this.#vcpu.buffer;
+    u8.set(this.#cpu.u8.subarray(K + RUN.sregs, K + RUN.sregs + SIZE.sregs));
+    u32[SREGS.cr4 >> 2]! ^= CR4_PGE;
+    this.#vcpu.ioctl('setSregs', address);
+  }
+}
