@@ -200,10 +200,13 @@ export class SoftwareEngine implements Engine {
           block = found;
           break;
         }
-        case EXIT.hot:
-          block = cpu.get32(CTL.currentBlock);
-          this.#translate(() => this.#translator.request(this.#blocks.at(block)));
+        case EXIT.hot: {
+          const hot = cpu.get32(CTL.currentBlock);
+          this.#translate(() => this.#translator.request(this.#blocks.at(hot)));
+          // An event asked for attention on the way here: it comes first.
+          if (this.#stolen === 0) block = hot;
           break;
+        }
         case EXIT.budget:
           if (this.#stolen === 0 && !this.#exact) return 'slice';
           if (this.#stolen === 0 && cpu.i32[CTL.budget >> 2]! > 0) {
@@ -562,11 +565,6 @@ export class SoftwareEngine implements Engine {
   }
 
   // ---- events --------------------------------------------------------------------------------------------------
-
-  /** The state never is elsewhere than in the arena. */
-  leave(): void {
-    return;
-  }
 
   /** The state never is elsewhere than in the arena. */
   leave(): void {

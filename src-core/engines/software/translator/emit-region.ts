@@ -42,7 +42,7 @@ class RegionEmitter {
     for (const { lifted } of region.nodes) {
       for (const op of lifted.ops) noteRegisters(op, used, written);
     }
-    this.#g = new RegionGen(this.#w, imports, region.modeKey, used, written);
+    this.#g = new RegionGen(this.#w, imports, region, used, written);
     this.#floor = this.#w.local(I32);
     this.#target = this.#w.local(I64);
     for (const node of region.nodes) {

@@ -18,7 +18,7 @@ import {
 import { MODE } from '../../../x86/mode.ts';
 import { BLOCK, REGION, UOP } from '../exit.ts';
 import type { RegionImports } from './imports.ts';
-import type { RegionNode } from './region.ts';
+import type { Region, RegionNode } from './region.ts';
 
 const PAGE_MASK = -4096;
 const GPR_COUNT = 16;
@@ -44,6 +44,8 @@ export class RegionGen implements OpGen {
   readonly w: CodeWriter;
   readonly #imports: RegionImports;
   readonly #modeKey: number;
+  /** Budget that any way on from here is covered by. */
+  readonly #reserve: number;
   /** Local of each general register in use, by number. */
   readonly #registers = new Map<number, number>();
   readonly #registerType: typeof I32 | typeof I64;
@@ -75,10 +77,12 @@ export class RegionGen implements OpGen {
   constructor(
     w: CodeWriter,
     imports: RegionImports,
-    modeKey: number,
+    region: Region,
     used: ReadonlySet<number>,
     written: ReadonlySet<number>,
   ) {
+    const { modeKey } = region;
+    this.#reserve = region.instructions;
     this.w = w;
     this.#imports = imports;
     this.#modeKey = modeKey;
@@ -360,6 +364,8 @@ export class RegionGen implements OpGen {
       this.#narrow(place.type, bits, false);
       return;
     }
+    // An upper part of a temporary is read from its slot.
+    this.#toState(loc);
     w.i32Const(0).mem(
       bits === 8 ? i32.load8_u : bits === 16 ? i32.load16_u : bits === 32 ? i32.load : i64.load,
       loc,
@@ -615,6 +621,13 @@ export class RegionGen implements OpGen {
     w.get(result).return();
     w.end();
     this.reload();
+    // String instructions done in bulk use up budget that the rest of the region counts on.
+    w.get(this.budget).i32Const(this.#reserve).op(i32.lt_s).if();
+    w.i32Const(0)
+      .i32Const(this.#uop + UOP.size)
+      .mem(i32.store, CTL.exitUop);
+    w.i32Const(REGION.resume).return();
+    w.end();
     if (this.unpaid > 0) w.get(this.budget).i32Const(this.unpaid).op(i32.add).set(this.budget);
     this.#reloadTemps();
   }
