@@ -18,6 +18,7 @@ import {
   STATE_END,
   XMM,
 } from '../../../src-core/x86/layout.ts';
+import type { CpuState } from './state.ts';
 import type { Outcome, Subject } from './subject.ts';
 
 const REGISTERS = ['rax', 'rcx', 'rdx', 'rbx', 'rsp', 'rbp', 'rsi', 'rdi'];
@@ -65,12 +66,8 @@ export function differences(
   };
   const [a, b] = [expected.outcome, actual.outcome];
   differ('end', a.end, b.end);
-  differ('instructions', a.instructions, b.instructions);
-  differ('rflags', a.rflags.toString(16), b.rflags.toString(16));
-  for (const [name, value] of Object.entries(a.control)) differ(name, value, b.control[name] ?? -1);
-  const word = ({ state }: Outcome, at: number): string =>
-    new DataView(state.buffer).getBigUint64(at - GPR, true).toString(16);
-  for (let at = GPR; at < STATE_END; at += 8) differ(nameOf(at), word(a, at), word(b, at));
+  differ('pending interrupt lines', a.pendingLines, b.pendingLines);
+  stateDifferences(a.state, b.state, differ);
   const event = a.events.findIndex((text, index) => text !== b.events[index]);
   if (event >= 0 || a.events.length !== b.events.length) {
     const index = event >= 0 ? event : a.events.length;
@@ -81,6 +78,21 @@ export function differences(
   return found.length > NAMED_MAX
     ? [...found.slice(0, NAMED_MAX), `and ${found.length - NAMED_MAX} more`]
     : found;
+}
+
+/** Tells `differ` of every part of two states; it takes what does not differ, too. */
+export function stateDifferences(
+  a: CpuState,
+  b: CpuState,
+  differ: (field: string, a: string | number, b: string | number) => void,
+): void {
+  differ('instructions', a.instructions, b.instructions);
+  differ('rflags', a.rflags.toString(16), b.rflags.toString(16));
+  for (const [name, value] of Object.entries(a.control)) differ(name, value, b.control[name] ?? -1);
+  if (Buffer.compare(a.registers, b.registers) === 0) return;
+  const word = ({ registers }: CpuState, at: number): string =>
+    new DataView(registers.buffer).getBigUint64(at - GPR, true).toString(16);
+  for (let at = GPR; at < STATE_END; at += 8) differ(nameOf(at), word(a, at), word(b, at));
 }
 
 function memoryDifferences(

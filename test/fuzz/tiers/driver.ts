@@ -5,6 +5,7 @@ import { AssemblyError } from '../../../src-core/guests/assembler/index.ts';
 import { translatorOptionsSchema } from '../../../src-core/protocol/machine-config.ts';
 import type { TranslatorOptionsInput } from '../../../src-core/protocol/machine-config.ts';
 import type { TranslatorStatistics } from '../../../src-core/engines/software/translator/translator.ts';
+import { Random } from '../random.ts';
 import { differences } from './compare.ts';
 import { generate } from './generator.ts';
 import type { GeneratorOptions } from './generator.ts';
@@ -50,6 +51,8 @@ export interface CompareOptions extends GeneratorOptions {
   readonly first?: number;
   readonly count: number;
   readonly stopAfter?: number;
+  /** Tier 1 gets its instructions in random slices (tier 0 does not). */
+  readonly sliced?: boolean;
   /** Settings compared with tier 0 (default all of {@link SETTINGS}, taking turns). */
   readonly settings?: readonly (TranslatorOptionsInput & { readonly name: string })[];
   /** Stop after so many ms. */
@@ -79,13 +82,14 @@ export class Comparison {
   run(
     program: Program,
     turn: number,
+    slices?: Random,
   ): { outcome: Outcome; exceptions: number; failure: Failure | undefined } {
     const image = imageOf(program);
     const outcome = this.#reference.run(program, image);
     const subject = this.#others[turn % this.#others.length];
     if (!subject) throw new Error('nothing to compare with');
     const expected = { subject: this.#reference, outcome };
-    const found = differences(expected, { subject, outcome: subject.run(program, image) });
+    const found = differences(expected, { subject, outcome: subject.run(program, image, slices) });
     return {
       outcome,
       exceptions: this.#reference.exceptions,
@@ -93,9 +97,17 @@ export class Comparison {
     };
   }
 
-  minimise(program: Program, turn: number): Failure | undefined {
-    const smaller = minimise(program, (candidate) => this.run(candidate, turn).failure !== undefined);
-    return this.run(smaller, turn).failure;
+  /** The same as `run`, with `sliced` in random slices that follow from the program. */
+  runAs(program: Program, turn: number, sliced: boolean): ReturnType<Comparison['run']> {
+    return this.run(program, turn, sliced ? new Random(program.seed, program.number) : undefined);
+  }
+
+  minimise(program: Program, turn: number, sliced = false): Failure | undefined {
+    const smaller = minimise(
+      program,
+      (candidate) => this.runAs(candidate, turn, sliced).failure !== undefined,
+    );
+    return this.runAs(smaller, turn, sliced).failure;
   }
 }
 
@@ -115,7 +127,7 @@ export function compareTiers(options: CompareOptions): Summary {
       const program = generate(options, number);
       let result;
       try {
-        result = comparison.run(program, turnOf(number, turns, environments));
+        result = comparison.runAs(program, turnOf(number, turns, environments), options.sliced === true);
       } catch (error) {
         if (!(error instanceof AssemblyError)) throw error;
         rejected++;
@@ -123,7 +135,7 @@ export function compareTiers(options: CompareOptions): Summary {
       }
       programs++;
       blocks += program.blocks.length;
-      instructions += result.outcome.instructions;
+      instructions += result.outcome.state.instructions;
       exceptions += result.exceptions;
       ends.set(result.outcome.end, (ends.get(result.outcome.end) ?? 0) + 1);
       if (result.failure) failures.push(result.failure);

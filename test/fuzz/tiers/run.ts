@@ -11,7 +11,7 @@ import { generate } from './generator.ts';
 import { textOf } from './program.ts';
 
 const USAGE = `usage: run.ts [--seed N] [--count PROGRAMS | --blocks N | --seconds N] [--first N] [--environment A,B]
-              [--budget INSTRUCTIONS] [--size BLOCKS] [--interruptions] [--setting N | --self-check] [--stop-after N]
+              [--budget INSTRUCTIONS] [--size BLOCKS] [--interruptions] [--sliced] [--setting N | --self-check] [--stop-after N]
               [--program N [--show] [--minimise]]
 settings: ${SETTINGS.map(({ name }, index) => `${index} ${name}`).join('; ')}
 environments: ${ENVIRONMENTS.map(({ name }) => name).join(' ')}`;
@@ -27,6 +27,7 @@ const { values } = parseArgs({
     budget: { type: 'string', default: '4000' },
     size: { type: 'string', default: '24' },
     interruptions: { type: 'boolean', default: false },
+    sliced: { type: 'boolean', default: false },
     setting: { type: 'string' },
     'self-check': { type: 'boolean', default: false },
     'stop-after': { type: 'string', default: '10' },
@@ -70,12 +71,12 @@ function main(): number {
     const comparison = new Comparison(settings);
     try {
       const turn = turnOf(number, settings.length, environments?.length ?? 1);
-      const { outcome, exceptions, failure } = comparison.run(program, turn);
+      const { outcome, exceptions, failure } = comparison.runAs(program, turn, values.sliced);
       console.log(
-        `${program.environment.name}: ${outcome.end} after ${outcome.instructions} instructions, ${exceptions} exceptions`,
+        `${program.environment.name}: ${outcome.end} after ${outcome.state.instructions} instructions, ${exceptions} exceptions`,
       );
       if (!failure) return 0;
-      const least = values.minimise ? comparison.minimise(program, turn) : undefined;
+      const least = values.minimise ? comparison.minimise(program, turn, values.sliced) : undefined;
       console.log(describeFailure(least ?? failure));
       return 1;
     } finally {
@@ -88,6 +89,7 @@ function main(): number {
   const summary = compareTiers({
     ...generator,
     settings,
+    sliced: values.sliced,
     first: whole('first', values.first),
     count:
       blocks === undefined

@@ -11,13 +11,15 @@ import { IcountClock } from '../../../src-core/machine/clock.ts';
 import type { TranslatorOptions } from '../../../src-core/protocol/machine-config.ts';
 import { FLAG_IF } from '../../../src-core/x86/bits.ts';
 import { Cpu } from '../../../src-core/x86/cpu.ts';
-import { CTL, FLAGS_AUX, FLAGS_RESULT, FPU, GPR, ST, STATE_END, XMM } from '../../../src-core/x86/layout.ts';
+import { FPU, ST, XMM } from '../../../src-core/x86/layout.ts';
 import { Random } from '../random.ts';
 import { fill16, float80 } from '../values.ts';
 import { enter, hasPaging } from './environment.ts';
 import { PHYSICAL, physicalOf, PORT, REACHABLE, VARIABLE, VECTOR_INTERRUPTS, WINDOW } from './layout.ts';
 import { FUEL, FUEL_COUNT, load } from './program.ts';
 import type { Program, ProgramImage } from './program.ts';
+import { captureState } from './state.ts';
+import type { CpuState } from './state.ts';
 
 const PAGE = 0x1000;
 const MEMORY_MIB = 4;
@@ -27,12 +29,9 @@ const STOPS_MAX = 2000;
 /** How a program ended. */
 export interface Outcome {
   readonly end: RunEnd;
-  readonly instructions: number;
-  /** The vCPU's registers [GPR, STATE_END), the flags in a form of their own. */
-  readonly state: Uint8Array;
-  readonly rflags: number;
-  /** Control words that are state. */
-  readonly control: Readonly<Record<string, number>>;
+  readonly state: CpuState;
+  /** Interrupt lines nobody acknowledged. */
+  readonly pendingLines: number;
   /** What the host saw: stops and device accesses, in order. */
   readonly events: readonly string[];
 }
@@ -45,6 +44,7 @@ export class Subject {
   readonly ram: Uint8Array;
   #pending = 0;
   #events: string[] = [];
+  #slices: Random | undefined;
   #dmaTargets: readonly number[] = [];
 
   constructor(name: string, translator: TranslatorOptions) {
@@ -124,9 +124,13 @@ export class Subject {
     }
   }
 
-  /** Loads a program and runs it to its end or to the end of its budget. */
-  run(program: Program, image: ProgramImage): Outcome {
+  /**
+   * Loads a program and runs it to its end or to the end of its budget. With `slices` the engine is given random
+   * small numbers of instructions at once, which nothing the guest sees may depend on.
+   */
+  run(program: Program, image: ProgramImage, slices?: Random): Outcome {
     const { cpu, engine } = this;
+    this.#slices = slices;
     this.#pending = 0;
     this.#events = [];
     this.#dmaTargets = image.dmaTargets;
@@ -144,7 +148,7 @@ export class Subject {
       this.raise(line);
     }
     if (end === 'slice') end = this.#execute(program.budget - cpu.instructionCount());
-    return this.#outcome(end);
+    return { end, state: captureState(cpu), pendingLines: this.#pending, events: this.#events };
   }
 
   /** Exactly so many instructions, unless the vCPU halts or shuts down before; a device may end runs in between. */
@@ -152,7 +156,11 @@ export class Subject {
     const { cpu, engine } = this;
     const until = cpu.instructionCount() + instructions;
     for (let stops = 0; cpu.instructionCount() < until && stops < STOPS_MAX; stops++) {
-      const end = engine.run(until - cpu.instructionCount(), true);
+      const left = until - cpu.instructionCount();
+      const slice = this.#slices
+        ? Math.min(left, 1 + this.#slices.below(this.#slices.pick([4, 40, 400])))
+        : left;
+      const end = engine.run(slice, true);
       if (end !== 'slice') return end;
     }
     return 'slice';
@@ -198,34 +206,5 @@ export class Subject {
         fill16(random, classes[(at >> 6) % classes.length] ?? 'integer', ram, start + at);
       }
     }
-  }
-
-  #outcome(end: RunEnd): Outcome {
-    const { cpu } = this;
-    const state = cpu.u8.slice(GPR, STATE_END);
-    // Flags may be kept in more than one form.
-    state.fill(0, FLAGS_RESULT - GPR, FLAGS_RESULT - GPR + 8);
-    state.fill(0, FLAGS_AUX - GPR, FLAGS_AUX - GPR + 4);
-    return {
-      end,
-      instructions: cpu.instructionCount(),
-      state,
-      rflags: cpu.rflags,
-      control: {
-        modeKey: cpu.get32(CTL.modeKey),
-        tlbBank: cpu.get32(CTL.tlbBank),
-        fpuTrap: cpu.get32(CTL.fpuTrap),
-        interruptShadow: cpu.get32(CTL.interruptShadow),
-        halted: cpu.get32(CTL.halted),
-        cpl: cpu.get32(CTL.cpl),
-        pendingDebug: cpu.get32(CTL.pendingDebug),
-        codeBase: Number(cpu.get64(CTL.codeBase)),
-        codeLimit: cpu.get32(CTL.codeLimit),
-        nmiBlocked: cpu.get32(CTL.nmiBlocked),
-        nmiPending: cpu.get32(CTL.nmiPending),
-        pendingLines: this.#pending,
-      },
-      events: this.#events,
-    };
   }
 }
