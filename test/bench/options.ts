@@ -31,7 +31,7 @@ them, and compares the times: medians over the rounds.
   --timeout SECONDS  how long a single row may take (default 600)
   --cli-args TEXT    more arguments for Switchyard, as in --cli-args '--tier 0'
   --json FILE        every single time and result
-  --write            put the tables into docs/BENCHMARKS.md
+  --write            put the tables into docs/BENCHMARKS.md, if nothing failed
 
 Exit codes: 0; 1 when a run failed or a result was wrong; 2 for bad arguments.
 `;

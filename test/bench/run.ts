@@ -74,8 +74,8 @@ async function measure(
   if (options.json !== undefined) writeJson(options.json, records);
   const summaries = guests.map(({ name }) => summarize(name, records, options.rows));
   for (const summary of summaries) console.log(`${report(summary, titlesFor(summary, peers))}\n`);
-  if (options.write) await writeDocument(summaries, peers, options.rounds);
   failures.push(...summaries.flatMap((summary) => summary.failures));
+  if (options.write && failures.length === 0) await writeDocument(summaries, peers, options.rounds);
   for (const line of summaries.flatMap(missedBars)) console.log(`below the bar: ${line}`);
   for (const line of failures) console.log(`FAILED: ${line}`);
   return failures.length === 0 ? 0 : 1;
