@@ -1,7 +1,13 @@
 import { HELP, parseRunArguments, UsageError } from './cli/arguments.ts';
 import { nanobench, NANOBENCH_HELP, parseNanobenchArguments } from './cli/nanobench.ts';
+import { parseProbeArguments, probe, PROBE_HELP } from './cli/probe.ts';
 import { EXIT_CODE, run } from './cli/run.ts';
 import manifest from '../package.json' with { type: 'json' };
+
+const HELPS = new Map([
+  ['nanobench', NANOBENCH_HELP],
+  ['probe', PROBE_HELP],
+]);
 
 /** The command line: `scripts/cli.mjs` gets here with the right Node. */
 async function main(args: string[]): Promise<number> {
@@ -13,7 +19,7 @@ async function main(args: string[]): Promise<number> {
     command === 'help' ||
     rest.includes('--help')
   ) {
-    process.stdout.write(command === 'nanobench' ? NANOBENCH_HELP : HELP);
+    process.stdout.write(command === undefined ? HELP : (HELPS.get(command) ?? HELP));
     return command === undefined ? EXIT_CODE.usage : EXIT_CODE.ok;
   }
   if (command === '--version') {
@@ -21,6 +27,7 @@ async function main(args: string[]): Promise<number> {
     return EXIT_CODE.ok;
   }
   if (command === 'nanobench') return nanobench(parseNanobenchArguments(rest));
+  if (command === 'probe') return probe(parseProbeArguments(rest));
   if (command !== 'run') throw new UsageError(`there is no command "${command}"; see --help`);
   return run(parseRunArguments(rest));
 }

@@ -156,6 +156,41 @@ export const CPUID_MODEL: readonly CpuidEntry[] = [
   { leaf: 0x80000008, eax: MAXPHYADDR | (MAXLINADDR << 8), ebx: 0, ecx: 0, edx: 0 },
 ];
 
+/** A feature bit: mask `bit` in a register of a leaf. */
+export interface CpuidFeature {
+  readonly name: string;
+  readonly leaf: number;
+  readonly register: 'ebx' | 'ecx' | 'edx';
+  readonly bit: number;
+}
+
+const features = (
+  leaf: number,
+  register: CpuidFeature['register'],
+  bits: Record<string, number>,
+): CpuidFeature[] => Object.entries(bits).map(([name, bit]) => ({ name, leaf, register, bit }));
+
+/** Features that are devices and MSRs of the machine, whatever the processor is. */
+const OF_THE_MACHINE: readonly string[] = [
+  'apic',
+  'mtrr',
+  'mce',
+  'mca',
+  'pat',
+  'tscDeadline',
+  'hypervisor',
+  'tscAdjust',
+];
+
+/** The features of the model that a processor must have to run guests of ours itself. */
+export const NEEDED_FEATURES: readonly CpuidFeature[] = [
+  ...features(1, 'edx', EDX_1),
+  ...features(1, 'ecx', ECX_1),
+  ...features(7, 'ebx', EBX_7),
+  ...features(0x80000001, 'edx', EDX_EXTENDED),
+  ...features(0x80000001, 'ecx', ECX_EXTENDED),
+].filter(({ name }) => !OF_THE_MACHINE.includes(name));
+
 const byKey = new Map<number, CpuidEntry>();
 const keyOf = (leaf: number, subleaf: number): number => leaf * 256 + subleaf;
 for (const entry of CPUID_MODEL) byKey.set(keyOf(entry.leaf, entry.subleaf ?? 0), entry);

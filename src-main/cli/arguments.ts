@@ -41,6 +41,7 @@ export const HELP = `Usage: npm run --silent cli -- run (--kernel FILE | --firmw
 
 Runs one virtual machine in this process, its serial port on the terminal. Ctrl-] leaves the console.
 "cli -- nanobench" measures an engine with a guest of our own; see "cli -- nanobench --help".
+"cli -- probe" tells what this host's hardware virtualization can do.
 
 What to boot
   --kernel FILE            Linux bzImage or Multiboot image

@@ -1,7 +1,13 @@
 import { readFileSync, statSync } from 'node:fs';
-import { KvmError, SystemCallError, describeErrno } from './errors.ts';
+import { CallBuffer } from './buffer.ts';
+import { describeErrno, KvmError, SystemCallError } from './errors.ts';
 import { API_VERSION, CAP, SYSTEM_IOCTL } from './ioctl.ts';
+import { CPUID2, SIZE } from './layout.ts';
 import { checked, ERRNO, type Libc, libc, O_CLOEXEC, O_RDWR } from './libc.ts';
+import type { CpuidValue } from './vcpu.ts';
+
+/** Room for this many CPUID leaves. */
+const SUPPORTED_CPUID_MAX = 256;
 
 export const KVM_DEVICE = '/dev/kvm';
 
@@ -108,6 +114,28 @@ export class KvmSystem {
     );
   }
 
+  /** The CPUID leaves KVM can give guests (KVM_GET_SUPPORTED_CPUID). */
+  supportedCpuid(): CpuidValue[] {
+    const { u32, address } = new CallBuffer(
+      this.calls,
+      CPUID2.entries + SUPPORTED_CPUID_MAX * SIZE.cpuidEntry,
+    );
+    u32[CPUID2.count >> 2] = SUPPORTED_CPUID_MAX;
+    this.ioctl('getSupportedCpuid', address);
+    return Array.from({ length: u32[CPUID2.count >> 2]! }, (_, index) => {
+      const at = (CPUID2.entries + index * SIZE.cpuidEntry) >> 2;
+      const value = (offset: number): number => u32[at + (offset >> 2)]!;
+      return {
+        leaf: value(CPUID2.function),
+        subleaf: value(CPUID2.index),
+        eax: value(CPUID2.eax),
+        ebx: value(CPUID2.ebx),
+        ecx: value(CPUID2.ecx),
+        edx: value(CPUID2.edx),
+      };
+    });
+  }
+
   /** Calls an ioctl of the system descriptor. @throws SystemCallError */
   ioctl(name: keyof typeof SYSTEM_IOCTL, argument: number): number {
     return checked(this.calls, name, this.calls.ioctl(this.#fd, SYSTEM_IOCTL[name], argument));
@@ -160,6 +188,8 @@ function openError(device: string, errno: number): KvmError {
         ...permissionHint(device),
         cause,
       });
+    case ERRNO.EISDIR:
+      return new KvmError('notKvm', `${device} is not KVM but a directory.`, { cause });
     default:
       return new KvmError('system', `${device} can’t be opened (${describeErrno(errno)}).`, { cause });
   }
