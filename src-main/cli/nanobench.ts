@@ -1,6 +1,8 @@
+import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { type ExitReason, EXIT_REASONS } from '../../src-core/accounting/exits.ts';
 import {
+  buildNanobench,
   measureNanobench,
   NANOBENCH_NAMES,
   type NanobenchBits,
@@ -40,6 +42,8 @@ On what
   --no-chaining            software: translated regions do not go on to each other directly
   --no-adaptive            software: instructions that keep leaving translated code are not translated anew
 
+  --image FILE             only write the guest, a Multiboot kernel, to FILE: for QEMU and others to boot with
+                           -device isa-debug-exit,iobase=0xf4,iosize=4 -serial stdio -append 'only=... cycles=...'
   --json                   print JSON instead of a table
   --timeout SECONDS        give up after this long (default 120)
 
@@ -61,6 +65,7 @@ export interface NanobenchArguments {
   hardware: HardwareOptionsInput;
   clock: 'host' | 'icount';
   translator: TranslatorOptionsInput;
+  image: string | undefined;
   json: boolean;
   timeoutSeconds: number;
 }
@@ -105,6 +110,7 @@ export function parseNanobenchArguments(args: string[]): NanobenchArguments {
       chaining: !values['no-chaining'],
       adaptive: !values['no-adaptive'],
     },
+    image: values.image,
     json: values.json,
     timeoutSeconds: parseTimeout(values.timeout) ?? TIMEOUT_SECONDS,
   };
@@ -127,6 +133,7 @@ function parse(args: string[]) {
         tier: { type: 'string', default: '1' },
         'no-chaining': { type: 'boolean', default: false },
         'no-adaptive': { type: 'boolean', default: false },
+        image: { type: 'string' },
         json: { type: 'boolean', default: false },
         timeout: { type: 'string' },
       },
@@ -149,6 +156,7 @@ function parseNames(text: string): NanobenchName[] {
 /** Runs the guest and reports. @returns the exit code. @throws UsageError */
 export async function nanobench(options: NanobenchArguments): Promise<number> {
   const { only, bits, operations, cycles, engine, hardware, clock, translator, timeoutSeconds } = options;
+  if (options.image !== undefined) return writeImage(options.image, bits);
   let run: NanobenchRun;
   try {
     run = await measureNanobench({
@@ -169,6 +177,17 @@ export async function nanobench(options: NanobenchArguments): Promise<number> {
   }
   process.stdout.write(options.json ? json(options, run) : table(options, run));
   return run.results.some(({ status }) => status === 'failed') ? EXIT_CODE.fault : EXIT_CODE.ok;
+}
+
+function writeImage(path: string, bits: NanobenchBits): number {
+  try {
+    writeFileSync(path, buildNanobench(bits));
+  } catch (error) {
+    throw new UsageError(
+      `--image: cannot write ${path}: ${error instanceof Error ? error.message : String(error)}`,
+    );
+  }
+  return EXIT_CODE.ok;
 }
 
 /** How the engine that ran is called; a modelled one says so wherever it is named. */

@@ -7,13 +7,14 @@ const bits = z.union([z.literal(32), z.literal(64)]);
 const name = z.enum(NANOBENCH_NAMES);
 const count = z.number().nonnegative();
 
-/** First line: the kernel, and the TSC's frequency as measured against the PIT and as CPUID states it (0: not). */
+/** First line: the kernel, and the TSC's frequency: bounds measured with the PIT, and what CPUID states (0: nothing). */
 export const nanobenchHeadSchema = z.strictObject({
   guest: z.literal('nanobench'),
   format: z.literal(NANOBENCH_FORMAT),
   bits,
-  tscKhz: count,
-  statedTscKhz: count,
+  tscKhzLeast: count,
+  tscKhzMost: count,
+  tscKhzStated: count,
 });
 
 /** A benchmark that ran to its end; `verified` says whether every event happened. Cycles are the TSC's. */

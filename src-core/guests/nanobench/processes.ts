@@ -195,7 +195,6 @@ function forkAndWait(lab: Lab): BenchmarkCode {
       jnz fork$wrong
       inc esi
       fork$wrong:`,
-    overhead: `mov [${dataPage}], edi`,
     check: `
       mov eax, [operations]
       cmp [fork$children], eax
