@@ -378,7 +378,7 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   g.dispatchDepth = w.depth;
   emitDispatch(g, block);
   w.block();
-  emitRegionCall(g, block, pc);
+  emitRegionCall(g, block, pc, makeFlags);
   makeFlags();
   const heat = g.scratch(I32, 0);
   w.get(block)
@@ -436,7 +436,7 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
  * Calls the region that starts at `block`, if there is one, and goes by what it returns: round the dispatch loop again,
  * out of the block this is emitted in with `pc` set, out of the interpreter, or on to interpreting `block`.
  */
-function emitRegionCall(g: InterpreterGen, block: number, pc: number): void {
+function emitRegionCall(g: InterpreterGen, block: number, pc: number, makeFlags: () => void): void {
   const { w } = g;
   const result = g.scratch(I32, 0);
   w.get(block).mem(i32.load, BLOCK.region).if();
@@ -447,6 +447,8 @@ function emitRegionCall(g: InterpreterGen, block: number, pc: number): void {
     .op(i32.eqz)
     .brIf(w.depth - g.dispatchDepth);
   w.get(result).i32Const(REGION.resume).op(i32.eq).if();
+  // What is interpreted next makes flags as words.
+  makeFlags();
   g.state32(CTL.exitUop);
   w.set(pc);
   w.br(3);

@@ -505,9 +505,10 @@ export class RegionGen implements OpGen {
 
   set128(value: () => void): void {
     const { w } = this;
-    this.#markState(this.#op.dst);
     w.i32Const(0);
+    // The value may be made from the old one.
     value();
+    this.#markState(this.#op.dst);
     w.mem(v128.store, this.#op.dst);
   }
   setHalf(offset: number, value: () => void): void {
