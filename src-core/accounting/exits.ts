@@ -104,10 +104,10 @@ export class ExitAccounting {
     counters.histogram[bucket] = (counters.histogram[bucket] ?? 0) + 1;
   }
 
-  detail(reason: ExitReason, key: string): void {
+  detail(reason: ExitReason, key: string, times = 1): void {
     let details = this.#details.get(reason);
     if (!details) this.#details.set(reason, (details = new Map<string, number>()));
-    details.set(key, (details.get(key) ?? 0) + 1);
+    details.set(key, (details.get(key) ?? 0) + times);
   }
 
   spend(category: TimeCategory, ns: number): void {

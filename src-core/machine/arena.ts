@@ -1,4 +1,4 @@
-import { TLB_END } from '../x86/layout.ts';
+import { MMU } from '../x86/layout.ts';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
@@ -7,7 +7,7 @@ const WASM_PAGE = 64 * KIB;
 /** Where things stand in the arena, bytes from its start. The vCPU state and TLBs come first (x86/layout.ts). */
 export const ARENA = {
   /** Page-aligned room for the mapped kvm_run structure. */
-  kvmRun: 0x40000,
+  kvmRun: 0x70000,
   kvmRunSize: 0x8000,
   /** Block lookup table of the interpreter. */
   blockTable: 0x80000,
@@ -18,8 +18,11 @@ export const ARENA = {
   /** Firmware image (mapped below 4 GiB and below 1 MiB), at most this many bytes. */
   rom: 48 * MIB,
   romSize: 16 * MIB,
+  /** What is known of each page of the arena (PAGE_RECORD in x86/layout.ts), itself included. */
+  pages: 64 * MIB,
+  pagesSize: 16 * MIB,
   /** Guest RAM from here on; physical address 0 is at this offset. */
-  ram: 64 * MIB,
+  ram: 80 * MIB,
 } as const;
 
 /** Smallest and largest guest memory in MiB; the largest is what is left of wasm's 4 GiB and of the hole below 4 GiB. */
@@ -50,7 +53,7 @@ export class Arena {
         `memory must be a whole number of MiB from ${MEMORY_MIB_MIN} to ${MEMORY_MIB_MAX}, not ${memoryMib}`,
       );
     }
-    if (TLB_END > ARENA.kvmRun) throw new Error('arena layout: the TLB runs into kvm_run');
+    if (MMU.end > ARENA.kvmRun) throw new Error('arena layout: the MMU runs into kvm_run');
     this.ramSize = memoryMib * MIB;
     const pages = (ARENA.ram + this.ramSize) / WASM_PAGE;
     this.memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });

@@ -239,6 +239,17 @@ export class MemoryBus {
     return regions;
   }
 
+  /** RAM that `backing` always finds in the arena, writable: [0, lowEnd) and [1 MiB, highEnd). */
+  get plainRam(): { lowEnd: number; highEnd: number } {
+    let lowEnd = Math.min(0xa0000, this.ramSize);
+    let highEnd = this.ramSize;
+    for (const { base, size } of this.#mmio) {
+      lowEnd = Math.min(lowEnd, base);
+      if (base + size > 0x100000) highEnd = Math.min(highEnd, Math.max(base, 0x100000));
+    }
+    return { lowEnd, highEnd };
+  }
+
   /** The device whose registers a physical address falls into, or undefined. */
   deviceAt(phys: number): string | undefined {
     return this.#mmioAt(phys)?.device;

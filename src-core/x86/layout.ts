@@ -54,6 +54,8 @@ export const CTL = {
   flagsKind: 0x80,
   flagsX: 0x88,
   flagsY: 0x90,
+  /** u32: arena address of the TLB bank for CPL 3 in the current address space. */
+  userBank: 0xa0,
 } as const;
 
 /** General registers in encoding order: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8..R15; 8 bytes each. */
@@ -179,16 +181,19 @@ export const TEMP_SIZE = 16;
 export const STATE_END = 0x700;
 
 /**
- * The software TLB: three direct-mapped banks (user, supervisor with SMAP enforced, supervisor plain) of
- * 1,024 entries of 32 bytes. The pages an entry allows are compared as full 64-bit linear page addresses;
- * a tag that allows nothing is TLB_INVALID (its low bits are set, so it equals no page address).
+ * The software TLB: direct-mapped banks of 1,024 entries of 32 bytes: user, supervisor with SMAP enforced, supervisor
+ * plain, then more user banks, for address spaces that wait for their turn (x86/address-spaces.ts). The pages an entry
+ * allows are compared as full 64-bit linear page addresses; a tag that allows nothing is TLB_INVALID (its low bits are
+ * set, so it equals no page address).
  */
 export const TLB = {
   base: 0x10000,
   entries: 1024,
   entrySize: 32,
   bankSize: 1024 * 32,
-  banks: 3,
+  banks: 10,
+  /** User banks among them: bank 0 and those from 3 on. */
+  userBanks: 8,
   /** i64: linear page address when reads may go straight to RAM. */
   readTag: 0,
   /** i64: likewise for writes (never on pages with translated code or a trace). */
@@ -197,7 +202,7 @@ export const TLB = {
   execTag: 16,
   /** i32: arena address = (low 32 bits of linear address) + addend, wrapping. */
   addend: 24,
-  /** u32: bit 0 global page. */
+  /** u32: see TLB_FLAG. */
   flags: 28,
   bankUser: 0x10000,
   bankSupervisorSmap: 0x10000 + 1024 * 32,
@@ -205,3 +210,70 @@ export const TLB = {
 } as const;
 export const TLB_INVALID = -1n;
 export const TLB_END = TLB.base + TLB.banks * TLB.bankSize;
+
+/** The flags of a TLB entry. One that is not in use has no page size. */
+export const TLB_FLAG = {
+  /** A global page. */
+  global: 1,
+  /** The page tables allow writes, but the page is watched: each must be looked at (tracedStore). */
+  traced: 2,
+  /** The entry stands in its bank's list of global entries, or in that of the others. */
+  listedGlobal: 4,
+  listed: 8,
+  /** Bits 8..13: log2 of the size of the page that the entry is a part of. */
+  sizeShift: 8,
+} as const;
+
+/** What the MMU keeps for TypeScript and wasm alike, beside the TLB. */
+export const MMU = {
+  /**
+   * Two lists for each bank, u16 [1024] each: entries filled as global since they were last flushed, then the others,
+   * so that a flush costs what was filled since the last.
+   */
+  lists: TLB_END,
+  listSize: 0x800,
+  /** u32 [2] for each bank: how long its lists are. */
+  listLengths: TLB_END + 0xa000,
+  /** u8 [3][1024]: 1 where an entry may be part of a 2 MiB, 4 MiB or 1 GiB page with that number modulo 1024. */
+  largeParts: TLB_END + 0xa100,
+  /** u32: plain RAM ends here below 1 MiB, and so many bytes of it follow from 1 MiB on (see PhysicalMemory). */
+  lowRamEnd: TLB_END + 0xad00,
+  highRamSize: TLB_END + 0xad04,
+  /** u32: 1 while data breakpoints are enabled: TypeScript does every access the TLB misses. */
+  watching: TLB_END + 0xad08,
+  /** u32: bit of the current address space in PAGE_RECORD.spaces, 0 while translations are not kept over MOV to CR3. */
+  space: TLB_END + 0xad0c,
+  /** u32 counters that TypeScript collects (Mmu.collectCounts): entries filled, stores beside code, to page tables. */
+  fills: TLB_END + 0xad10,
+  storesBesideCode: TLB_END + 0xad14,
+  tableStores: TLB_END + 0xad18,
+  end: TLB_END + 0xad20,
+} as const;
+
+/** What is known of each 4 KiB page of the arena: 16 bytes at ARENA.pages + 16 * (arena address >> 12). */
+export const PAGE_RECORD = {
+  sizeShift: 4,
+  /** u64: bit i: bytes 64 i .. 64 i + 63 of the page hold code that was translated. */
+  chunks: 0,
+  /**
+   * u32. While flags is 0: one more than the number of the TLB entry that lets the page be written, and
+   * PAGE_WRITERS_MORE when there may be others. While it is a traced page table: the linear address it maps >> 21.
+   */
+  link: 8,
+  /** u16: one bit for each address space that has translations made from this page table. */
+  spaces: 12,
+  /** u8: stores to a traced page table since a translation was last made from it. */
+  writes: 14,
+  /** u8: see PAGE_FLAG; 0 when stores may go straight to the page. */
+  flags: 15,
+} as const;
+export const PAGE_WRITERS_MORE = 0x80000000;
+export const PAGE_FLAG = {
+  /** It holds translated code. */
+  code: 1,
+  /** It is a page table with a trace. */
+  table: 2,
+  /** It is a last-level page table at one place only (PAGE_RECORD.link), with entries of 4 or of 8 bytes. */
+  leaf32: 4,
+  leaf64: 8,
+} as const;

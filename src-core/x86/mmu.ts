@@ -2,14 +2,15 @@ import type { Cpu } from './cpu.ts';
 import { CR4_SMAP } from './bits.ts';
 import { dataBreakpoints, hasDataBreakpoints } from './debug.ts';
 import { GuestFault, VECTOR } from './faults.ts';
-import { CR2, CR3, CR4, CTL, TLB } from './layout.ts';
+import { CR2, CR3, CR4, CTL, MMU, PAGE_FLAG, TLB } from './layout.ts';
 import { MODE } from './mode.ts';
 import { ACCESS, PageWalker, PDPTE, readPdptes, type Access } from './paging.ts';
 import { PhysicalMemory } from './physical.ts';
+import { Tlb, type Translation } from './tlb.ts';
 
 export { ACCESS, type Access } from './paging.ts';
 
-/** Bits of the `info` word the interpreter passes to slowLoad and slowStore; bits 0..7 are the size in bytes. */
+/** Bits of the `info` word that wasm passes to refill, slowLoad and slowStore; bits 0..7 are the size in bytes. */
 export const SLOW = {
   sizeMask: 0xff,
   /** An access through SS: a non-canonical address is #SS(0), not #GP(0). */
@@ -18,23 +19,23 @@ export const SLOW = {
   writeIntent: 1 << 9,
   /** #GP(0) unless aligned to 16 bytes. */
   aligned16: 1 << 10,
+  /** refill only: an instruction fetch. */
+  execute: 1 << 11,
 } as const;
 
 const PAGE = 0x1000;
 const TWO_32 = 0x100000000;
 /** Canonical linear addresses are -CANONICAL..CANONICAL - 1. */
 const CANONICAL = 0x800000000000;
-const ENTRIES = TLB.entries * TLB.banks;
+const CURRENT_BANKS = [TLB.bankUser, TLB.bankSupervisorSmap, TLB.bankSupervisor];
 /** What `#resolve` returns besides an arena address: a fault is recorded; the bus must do it (at #phys). */
 const FAULT = -1;
 const DEVICE = -2;
-const FLAG_GLOBAL = 1;
-/** Page size classes larger than 4 KiB: log2 of 2 MiB, 4 MiB and 1 GiB. */
-const LARGE_SHIFTS = [21, 22, 30];
 
 /**
  * Linear memory: the page walk, the software TLB that wasm code probes, the slow paths wasm calls when it misses,
- * and accessors for TypeScript.
+ * and accessors for TypeScript. Most misses never come here: `refill` (engines/software/mmu/refill.ts) does for plain
+ * RAM in wasm what `fill` does for everything, and leaves to TypeScript what faults, is no plain RAM or is watched.
  *
  * A linear address is a number: 0..2^32-1 outside long mode, signed and canonical (-2^47..2^47-1) in it.
  */
@@ -44,24 +45,20 @@ export class Mmu {
   readonly #u8: Uint8Array;
   readonly #memory: PhysicalMemory;
   readonly #walker: PageWalker;
+  readonly #tlb: Tlb;
   /** Physical address of the byte `#resolve` was last asked for, when it is not plain memory. */
   #phys = 0;
   /** Any data breakpoint is enabled: slow accesses look for hits, watched pages are not cached. */
   #watching = false;
-
-  // Beside each TLB entry (index: bank * 1024 + slot), what wasm does not need.
-  /** Arena page the entry maps, -1 when it is empty. */
-  readonly #arenaPage = new Int32Array(ENTRIES).fill(-1);
-  /** Linear page number. */
-  readonly #linearPage = new Float64Array(ENTRIES);
-  /** Log2 of the size of the page the entry is a part of. */
-  readonly #shift = new Uint8Array(ENTRIES);
-  /** Entries that may be in use, in no order, so that a flush costs what was filled since the last. */
-  readonly #listed = new Int32Array(ENTRIES);
-  readonly #isListed = new Uint8Array(ENTRIES);
-  #listedCount = 0;
-  /** How many entries are parts of large pages, by size class and page number modulo 1024: INVLPG drops them all. */
-  readonly #largeParts = new Uint16Array(LARGE_SHIFTS.length * 1024);
+  /** What `#tryFill` caches: one object for all of them. */
+  readonly #translation: Translation = {
+    arena: 0,
+    shift: 12,
+    readable: false,
+    writable: false,
+    executable: false,
+    global: false,
+  };
 
   constructor(cpu: Cpu) {
     this.#cpu = cpu;
@@ -69,12 +66,8 @@ export class Mmu {
     this.#u8 = cpu.u8;
     this.#memory = new PhysicalMemory(cpu.arena, cpu.memory, cpu.accounting);
     this.#walker = new PageWalker(cpu, this.#memory);
-    cpu.i32.fill(-1, TLB.base >> 2, (TLB.base + TLB.banks * TLB.bankSize) >> 2);
-  }
-
-  /** One byte for each 4 KiB page of the arena: 1 = it holds translated code. Change it with (un)protectCodePage. */
-  get codePages(): Uint8Array {
-    return this.#memory.codePages;
+    this.#tlb = new Tlb(cpu.arena);
+    this.flush();
   }
 
   /** Called after a store to a page with translated code: arena address and bytes. */
@@ -89,89 +82,48 @@ export class Mmu {
 
   /** Drops everything cached about addresses: all translations, global ones too, and where physical pages are. */
   flush(): void {
-    for (let i = 0; i < this.#listedCount; i++) {
-      const entry = this.#listed[i]!;
-      this.#isListed[entry] = 0;
-      this.#clear(entry);
-    }
-    this.#listedCount = 0;
+    this.#tlb.flush();
     this.#memory.forget();
     this.#watching = hasDataBreakpoints(this.#cpu);
+    this.#i32[MMU.watching >> 2] = this.#watching ? 1 : 0;
+    this.#i32[CTL.userBank >> 2] = TLB.bankUser;
   }
 
   /** MOV to CR3: drops all translations but those of global pages. */
   flushNonGlobal(): void {
-    let kept = 0;
-    for (let i = 0; i < this.#listedCount; i++) {
-      const entry = this.#listed[i]!;
-      if (this.#arenaPage[entry]! >= 0 && (this.#i32[flagsAt(entry)]! & FLAG_GLOBAL) !== 0) {
-        this.#listed[kept++] = entry;
-      } else {
-        this.#isListed[entry] = 0;
-        this.#clear(entry);
-      }
-    }
-    this.#listedCount = kept;
+    for (const bank of this.#banks) this.#tlb.flushNonGlobal(bank);
   }
 
   /** INVLPG: drops the translations of the page that contains `lin`, whatever its size. */
   invalidatePage(lin: number): void {
-    const page = Math.floor(lin / PAGE);
-    for (let entry = page & (TLB.entries - 1); entry < ENTRIES; entry += TLB.entries) {
-      if (this.#linearPage[entry] === page) this.#clear(entry);
-    }
-    for (let size = 0; size < LARGE_SHIFTS.length; size++) {
-      const shift = LARGE_SHIFTS[size]!;
-      const pages = 2 ** (shift - 12);
-      const large = Math.floor(page / pages);
-      if (this.#largeParts[(size << 10) | (large & 1023)] === 0) continue;
-      for (let i = 0; i < this.#listedCount; i++) {
-        const entry = this.#listed[i]!;
-        if (this.#shift[entry] === shift && Math.floor(this.#linearPage[entry]! / pages) === large) {
-          this.#clear(entry);
-        }
-      }
-    }
+    this.#tlb.invalidatePage(lin, this.#banks);
   }
 
-  #clear(entry: number): void {
-    if (this.#arenaPage[entry]! < 0) return;
-    this.#countLarge(entry, -1);
-    this.#arenaPage[entry] = -1;
-    // Six plain stores: `fill` on shared memory costs four times as much.
-    const i32 = this.#i32;
-    const at = tagsAt(entry);
-    i32[at] = -1;
-    i32[at + 1] = -1;
-    i32[at + 2] = -1;
-    i32[at + 3] = -1;
-    i32[at + 4] = -1;
-    i32[at + 5] = -1;
-  }
-
-  #countLarge(entry: number, change: number): void {
-    const shift = this.#shift[entry]!;
-    if (shift === 12) return;
-    const large = Math.floor(this.#linearPage[entry]! / 2 ** (shift - 12));
-    const slot = (LARGE_SHIFTS.indexOf(shift) << 10) | (large & 1023);
-    this.#largeParts[slot] = this.#largeParts[slot]! + change;
-  }
-
-  /** A page of the arena got translated code: stores to it take the slow path from now on. */
+  /** A page of the arena got translated code: stores to it are looked at from now on. */
   protectCodePage(arenaPage: number): void {
-    this.codePages[arenaPage] = 1;
-    for (let i = 0; i < this.#listedCount; i++) {
-      const entry = this.#listed[i]!;
-      if (this.#arenaPage[entry] !== arenaPage) continue;
-      const at = tagsAt(entry) + (TLB.writeTag >> 2);
-      this.#i32[at] = -1;
-      this.#i32[at + 1] = -1;
-    }
+    this.#tlb.protect(arenaPage, PAGE_FLAG.code);
   }
 
   /** The page's translated code is gone: it may be written directly again. */
   unprotectCodePage(arenaPage: number): void {
-    this.codePages[arenaPage] = 0;
+    this.#tlb.unprotect(arenaPage, PAGE_FLAG.code);
+  }
+
+  /** Moves what wasm counted to the accounting. */
+  collectCounts(): void {
+    const { accounting } = this.#cpu;
+    accounting.count('tlbFill', this.#take(MMU.fills));
+    const besideCode = this.#take(MMU.storesBesideCode);
+    if (besideCode > 0) {
+      accounting.count('trace', besideCode);
+      accounting.detail('trace', 'data beside code', besideCode);
+    }
+  }
+
+  #take(counter: number): number {
+    const count = this.#cpu.u32[counter >> 2]!;
+    this.#i32[counter >> 2] = 0;
+    return count;
   }
 
   /**
@@ -212,42 +164,22 @@ export class Mmu {
     const arena = memory.arenaOf(walker.phys, false);
     if (arena < 0) return true;
 
-    const page = Math.floor(lin / PAGE);
-    const entry = ((bank - TLB.base) >> 5) + (page & (TLB.entries - 1));
-    if (this.#isListed[entry] === 0) {
-      this.#isListed[entry] = 1;
-      this.#listed[this.#listedCount++] = entry;
-    }
-    if (this.#arenaPage[entry]! >= 0) this.#countLarge(entry, -1);
-    this.#arenaPage[entry] = arena >>> 12;
-    this.#linearPage[entry] = page;
-    this.#shift[entry] = walker.pageShift;
-    this.#countLarge(entry, 1);
-
     let readable = walker.allows(ACCESS.read, bank);
     let writable =
-      walker.dirty &&
-      walker.allows(ACCESS.write, bank) &&
-      this.codePages[arena >>> 12] === 0 &&
-      memory.arenaOf(walker.phys, true) >= 0;
+      walker.dirty && walker.allows(ACCESS.write, bank) && memory.arenaOf(walker.phys, true) >= 0;
     if (this.#watching) {
-      const start = page * PAGE;
+      const start = lin - (lin & (PAGE - 1));
       readable &&= dataBreakpoints(this.#cpu, start, PAGE, false) === 0;
       writable &&= dataBreakpoints(this.#cpu, start, PAGE, true) === 0;
     }
-    const i32 = this.#i32;
-    const at = tagsAt(entry);
-    const low = lin & ~(PAGE - 1);
-    const high = Math.floor(lin / TWO_32);
-    const executable = walker.allows(ACCESS.execute, bank);
-    i32[at] = readable ? low : -1;
-    i32[at + 1] = readable ? high : -1;
-    i32[at + 2] = writable ? low : -1;
-    i32[at + 3] = writable ? high : -1;
-    i32[at + 4] = executable ? low : -1;
-    i32[at + 5] = executable ? high : -1;
-    i32[at + 6] = arena - lin;
-    i32[at + 7] = walker.global ? FLAG_GLOBAL : 0;
+    const translation = this.#translation;
+    translation.arena = arena;
+    translation.shift = walker.pageShift;
+    translation.readable = readable;
+    translation.writable = writable;
+    translation.executable = walker.allows(ACCESS.execute, bank);
+    translation.global = walker.global;
+    this.#tlb.put(lin, bank, translation);
     return true;
   }
 
@@ -261,6 +193,11 @@ export class Mmu {
   /** Implicit supervisor accesses obey SMAP whatever RFLAGS.AC says (Intel SDM volume 3, section 4.6.1). */
   get #supervisorBank(): number {
     return (this.#i32[CR4 >> 2]! & CR4_SMAP) !== 0 ? TLB.bankSupervisorSmap : TLB.bankSupervisor;
+  }
+
+  /** The banks that the current address space uses. */
+  get #banks(): readonly number[] {
+    return CURRENT_BANKS;
   }
 
   get #longMode(): boolean {
@@ -285,19 +222,10 @@ export class Mmu {
     return this.#fill(lin, access, this.#bankFor(user)) ? this.#walker.phys : -1;
   }
 
-  /** Arena address from the TLB, or -1 on a miss. */
-  #lookup(lin: number, tag: number, bank: number): number {
-    const i32 = this.#i32;
-    const at = (bank >> 2) + ((Math.floor(lin / PAGE) & (TLB.entries - 1)) << 3);
-    const tagAt = at + (tag >> 2);
-    if (i32[tagAt] !== (lin & ~(PAGE - 1)) || i32[tagAt + 1] !== Math.floor(lin / TWO_32)) return -1;
-    return (lin + i32[at + (TLB.addend >> 2)]!) >>> 0;
-  }
-
   /** Arena address for an access, FAULT (recorded) or DEVICE (#phys says where). */
   #resolve(lin: number, access: Access, bank: number): number {
     const tag = access === ACCESS.read ? TLB.readTag : access === ACCESS.write ? TLB.writeTag : TLB.execTag;
-    const cached = this.#lookup(lin, tag, bank);
+    const cached = this.#tlb.lookup(lin, tag, bank);
     if (cached >= 0) return cached;
     if (!this.#fill(lin, access, bank)) return FAULT;
     const { phys } = this.#walker;
@@ -335,9 +263,9 @@ export class Mmu {
   ramRun(lin: number, access: Access): number {
     const bank = this.#i32[CTL.tlbBank >> 2]!;
     const tag = access === ACCESS.write ? TLB.writeTag : TLB.readTag;
-    const cached = this.#lookup(lin, tag, bank);
+    const cached = this.#tlb.lookup(lin, tag, bank);
     if (cached >= 0) return cached;
-    return this.#tryFill(lin, access, bank) ? this.#lookup(lin, tag, bank) : -1;
+    return this.#tryFill(lin, access, bank) ? this.#tlb.lookup(lin, tag, bank) : -1;
   }
 
   // ---- slow paths called from wasm ----
@@ -435,7 +363,7 @@ export class Mmu {
       return;
     }
     this.#memory.copy(from, arena, size);
-    if (this.codePages[arena >>> 12] !== 0) this.onCodeWrite(arena, size);
+    if ((this.#tlb.watched(arena >>> 12) & PAGE_FLAG.code) !== 0) this.onCodeWrite(arena, size);
   }
 
   #watch(lin: number, size: number, write: boolean): void {
@@ -483,7 +411,7 @@ export class Mmu {
   read32(lin: number, supervisor = false): number {
     // Delivering an event takes a dozen of these: the aligned hit goes straight to memory.
     if ((lin & 3) === 0) {
-      const cached = this.#lookup(this.#wrap(lin), TLB.readTag, this.#bankOf(supervisor));
+      const cached = this.#tlb.lookup(this.#wrap(lin), TLB.readTag, this.#bankOf(supervisor));
       if (cached >= 0) return this.#cpu.u32[cached >>> 2]!;
     }
     this.#get(lin, 4, supervisor);
@@ -503,7 +431,7 @@ export class Mmu {
   }
   write32(lin: number, value: number, supervisor = false): void {
     if ((lin & 3) === 0) {
-      const cached = this.#lookup(this.#wrap(lin), TLB.writeTag, this.#bankOf(supervisor));
+      const cached = this.#tlb.lookup(this.#wrap(lin), TLB.writeTag, this.#bankOf(supervisor));
       if (cached >= 0) {
         this.#i32[cached >>> 2] = value;
         return;
@@ -577,12 +505,4 @@ export class Mmu {
     if (high < -0x8000 || high > 0x7fff) throw new GuestFault(stack ? VECTOR.SS : VECTOR.GP);
     return high * TWO_32 + this.#cpu.u32[slot >> 2]!;
   }
-}
-
-/** Index of an entry's first tag in 32-bit words. */
-function tagsAt(entry: number): number {
-  return (TLB.base + entry * TLB.entrySize) >> 2;
-}
-function flagsAt(entry: number): number {
-  return (TLB.base + entry * TLB.entrySize + TLB.flags) >> 2;
 }

@@ -9,7 +9,7 @@ export type Access = (typeof ACCESS)[keyof typeof ACCESS];
 /** MAXPHYADDR: width of physical addresses in bits, as CPUID 0x80000008 says. */
 export const MAXPHYADDR = 40;
 /** Physical address bits of an entry's upper half. */
-const ADDRESS_HIGH = (1 << (MAXPHYADDR - 32)) - 1;
+export const ADDRESS_HIGH = (1 << (MAXPHYADDR - 32)) - 1;
 
 /** The four PDPTEs of PAE paging, loaded by MOV to CR (Intel SDM volume 3, section 4.4.1); u64 each. */
 export const PDPTE = 0x690;
@@ -17,13 +17,9 @@ export const PDPTE = 0x690;
 /** Page-fault error code (Intel SDM volume 3, section 4.7). */
 export const PF = { present: 1, write: 2, user: 4, reserved: 8, instruction: 16 } as const;
 
-const P = 1;
-const RW = 2;
-const US = 4;
-const A = 0x20;
-const D = 0x40;
-const PS = 0x80;
-const G = 0x100;
+/** Flags in the low half of paging-structure entries of all kinds (Intel SDM volume 3, section 4.3 to 4.5). */
+export const ENTRY = { P: 1, RW: 2, US: 4, A: 0x20, D: 0x40, PS: 0x80, G: 0x100 } as const;
+const { P, RW, US, A, D, PS, G } = ENTRY;
 const TWO_32 = 0x100000000;
 
 interface State {

@@ -1,6 +1,8 @@
 import type { ExitAccounting } from '../accounting/exits.ts';
 import type { Arena } from '../machine/arena.ts';
 import type { MemoryBus } from '../machine/bus.ts';
+import { MMU, PAGE_FLAG, PAGE_RECORD } from './layout.ts';
+import { recordOf } from './tlb.ts';
 
 const PAGE = 0x1000;
 const CACHE_SIZE = 1024;
@@ -11,7 +13,7 @@ const SAMPLE_EVERY = 64;
 
 /**
  * Physical memory as the vCPU sees it: plain memory in the arena found quickly, devices reached through the bus
- * and accounted, pages with translated code watched for changes.
+ * and accounted, watched pages told of when they change.
  */
 export class PhysicalMemory {
   readonly #arena: Arena;
@@ -19,8 +21,6 @@ export class PhysicalMemory {
   readonly #accounting: ExitAccounting;
   readonly #view: DataView;
   readonly #u8: Uint8Array;
-  /** One byte for each 4 KiB page of the arena: 1 = it holds code that was translated. */
-  readonly codePages: Uint8Array;
   /** A store touched a page with translated code; called after the store with the arena address and the bytes. */
   onCodeWrite: (arenaAddress: number, size: number) => void = () => undefined;
 
@@ -38,12 +38,15 @@ export class PhysicalMemory {
     this.#accounting = accounting;
     this.#view = arena.view;
     this.#u8 = arena.u8;
-    this.codePages = new Uint8Array(Math.ceil(arena.u8.length / PAGE));
+    this.forget();
   }
 
   /** Forgets where pages are: the meaning of physical addresses changed. */
   forget(): void {
     this.#memoPage.fill(-1);
+    const { lowEnd, highEnd } = this.#bus.plainRam;
+    this.#arena.u32[MMU.lowRamEnd >> 2] = lowEnd;
+    this.#arena.u32[MMU.highRamSize >> 2] = highEnd - 0x100000;
   }
 
   /**
@@ -75,7 +78,8 @@ export class PhysicalMemory {
     const arena = this.arenaOf(phys, true);
     if (arena < 0) return;
     this.#arena.i32[arena >>> 2] = value;
-    if (this.codePages[arena >>> 12] !== 0) this.onCodeWrite(arena, 4);
+    const watched = this.#u8[recordOf(arena >>> 12) + PAGE_RECORD.flags]!;
+    if ((watched & PAGE_FLAG.code) !== 0) this.onCodeWrite(arena, 4);
   }
 
   /** Copies 1..16 bytes within the arena. */

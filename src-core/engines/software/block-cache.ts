@@ -2,7 +2,9 @@ import { ARENA, type Arena } from '../../machine/arena.ts';
 import type { IrOp } from '../../ir/op.ts';
 import { op } from '../../ir/op.ts';
 import type { LiftedBlock } from '../../x86/lift/block.ts';
+import { PAGE_RECORD } from '../../x86/layout.ts';
 import { type CodeSize, MODE } from '../../x86/mode.ts';
+import { recordOf } from '../../x86/tlb.ts';
 import { BLOCK, LOOKUP, lookupIndex, UOP } from './exit.ts';
 
 const PAGE_SHIFT = 12;
@@ -32,7 +34,8 @@ export class BlockCache {
   readonly #protectPage: (arenaPage: number) => void;
   readonly #unprotectPage: (arenaPage: number) => void;
   #blocks: CachedBlock[] = [];
-  readonly #pages = new Map<number, { low: number; high: number; blocks: Set<CachedBlock> }>();
+  /** The blocks on each page of the arena with code; which chunks of it hold code stands in its PAGE_RECORD. */
+  readonly #pages = new Map<number, Set<CachedBlock>>();
   /** Every live block by key. The table wasm looks in has one place for several keys: a block put out of it stays here. */
   readonly #live = new Map<number, CachedBlock>();
   #next: number = ARENA.uops;
@@ -69,7 +72,10 @@ export class BlockCache {
 
   /** Forgets everything. */
   clear(): void {
-    for (const page of this.#pages.keys()) this.#unprotectPage(page);
+    for (const page of this.#pages.keys()) {
+      this.#setChunks(page, 0, 0);
+      this.#unprotectPage(page);
+    }
     this.#pages.clear();
     this.#live.clear();
     this.#blocks = [];
@@ -147,31 +153,41 @@ export class BlockCache {
 
   #claim(block: CachedBlock, start: number, bytes: number): void {
     const page = start >>> PAGE_SHIFT;
-    let entry = this.#pages.get(page);
-    if (!entry) {
-      this.#pages.set(page, (entry = { low: 0, high: 0, blocks: new Set() }));
+    let blocks = this.#pages.get(page);
+    if (!blocks) {
+      this.#pages.set(page, (blocks = new Set()));
       this.#protectPage(page);
     }
-    entry.blocks.add(block);
+    blocks.add(block);
     const [low, high] = chunks(start, bytes);
-    entry.low |= low;
-    entry.high |= high;
+    const at = (recordOf(page) + PAGE_RECORD.chunks) >> 2;
+    const { u32 } = this.#arena;
+    this.#setChunks(page, u32[at]! | low, u32[at + 1]! | high);
+  }
+
+  /** Which 64-byte chunks of a page hold code, as two masks. */
+  #setChunks(page: number, low: number, high: number): void {
+    const at = (recordOf(page) + PAGE_RECORD.chunks) >> 2;
+    this.#arena.u32[at] = low;
+    this.#arena.u32[at + 1] = high;
   }
 
   /** Kills the blocks that hold any of these bytes (arena addresses, within one page). Returns how many. */
   invalidate(start: number, bytes: number): number {
     const page = start >>> PAGE_SHIFT;
-    const entry = this.#pages.get(page);
-    if (!entry) return 0;
+    const blocks = this.#pages.get(page);
+    if (!blocks) return 0;
     const [low, high] = chunks(start, bytes);
-    if ((entry.low & low) === 0 && (entry.high & high) === 0) return 0;
+    const at = (recordOf(page) + PAGE_RECORD.chunks) >> 2;
+    const { u32 } = this.#arena;
+    if ((u32[at]! & low) === 0 && (u32[at + 1]! & high) === 0) return 0;
     let killed = 0;
-    entry.low = 0;
-    entry.high = 0;
-    for (const block of entry.blocks) {
+    let leftLow = 0;
+    let leftHigh = 0;
+    for (const block of blocks) {
       if (block.dead) {
         // Its other page was written before.
-        entry.blocks.delete(block);
+        blocks.delete(block);
         continue;
       }
       const inFirst = Math.min(block.bytes, 4096 - (block.code & 0xfff));
@@ -180,15 +196,16 @@ export class BlockCache {
       const length = first ? inFirst : block.bytes - inFirst;
       if (from < start + bytes && start < from + length) {
         this.#kill(block);
-        entry.blocks.delete(block);
+        blocks.delete(block);
         killed++;
       } else {
         const [blockLow, blockHigh] = chunks(from, length);
-        entry.low |= blockLow;
-        entry.high |= blockHigh;
+        leftLow |= blockLow;
+        leftHigh |= blockHigh;
       }
     }
-    if (entry.blocks.size === 0) {
+    this.#setChunks(page, leftLow, leftHigh);
+    if (blocks.size === 0) {
       this.#pages.delete(page);
       this.#unprotectPage(page);
     }

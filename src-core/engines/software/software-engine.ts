@@ -11,7 +11,6 @@ import { deliverException, deliverInterrupt } from '../../x86/interrupts.ts';
 import { CTL, DR7, FLAGS_SYSTEM, RIP } from '../../x86/layout.ts';
 import { BLOCK_INSTRUCTIONS_MAX, liftBlock } from '../../x86/lift/block.ts';
 import { codeSizeOf, MODE } from '../../x86/mode.ts';
-import { ACCESS, SLOW } from '../../x86/mmu.ts';
 import { getSigned } from '../../x86/words.ts';
 import type { Engine, RunEnd } from '../engine.ts';
 import { BlockCache, type CachedBlock, patchEnd } from './block-cache.ts';
@@ -121,8 +120,8 @@ export class SoftwareEngine implements Engine {
     this.#deferredFlags = instance.exports.deferredFlags as () => void;
     this.#translator.connect({
       deferredFlags: instance.exports.deferredFlags as WebAssembly.ExportValue,
-      locateLoad: (lo: number, hi: number, info: number) => this.#locate(lo, hi, info, false),
-      locateStore: (lo: number, hi: number, info: number) => this.#locate(lo, hi, info, true),
+      locateLoad: instance.exports.locateLoad as WebAssembly.ExportValue,
+      locateStore: instance.exports.locateStore as WebAssembly.ExportValue,
       callout: (id: number, uop: number) => this.#regionCallout(id, uop),
     });
     cpu.mmu.onCodeWrite = (address, size) => this.#codeWritten(address, size);
@@ -476,15 +475,6 @@ export class SoftwareEngine implements Engine {
     return this.#translator.statistics();
   }
 
-  /** Arena address for an access of translated code to plain memory, -1 when the interpreter must do it. */
-  #locate(lo: number, hi: number, info: number, write: boolean): number {
-    const bytes = info & SLOW.sizeMask;
-    if ((lo & (PAGE - 1)) + bytes > PAGE || hi < -0x8000 || hi > 0x7fff) return -1;
-    if ((info & SLOW.aligned16) !== 0 && (lo & 15) !== 0) return -1;
-    const forWrite = write || (info & SLOW.writeIntent) !== 0;
-    return this.#cpu.mmu.ramRun(hi * TWO_32 + (lo >>> 0), forWrite ? ACCESS.write : ACCESS.read);
-  }
-
   #regionCallout(id: number, uop: number): number {
     const cpu = this.#cpu;
     if (cpu.u32[CTL.flagsKind >> 2] !== 0) this.#deferredFlags();
@@ -555,6 +545,7 @@ export class SoftwareEngine implements Engine {
     const { accounting } = this.#cpu;
     accounting.instructions += executed;
     accounting.count('slice');
+    this.#cpu.mmu.collectCounts();
     const counts = this.#calloutCounts;
     for (let id = 0; id < counts.length; id++) {
       const count = counts[id]!;

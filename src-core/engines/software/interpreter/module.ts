@@ -14,7 +14,9 @@ import { I32, I64, V128, type ValueType, i32, i64, v128 } from '../../../wasm/op
 import { CodeWriter, ModuleWriter } from '../../../wasm/writer.ts';
 import type { Callout } from '../../../x86/callout.ts';
 import { CTL, FLAGS_AUX, FLAGS_RESULT, RIP, TLB } from '../../../x86/layout.ts';
+import { SLOW } from '../../../x86/mmu.ts';
 import { BLOCK, EXIT, LOOKUP, REGION, UOP } from '../exit.ts';
+import { emitLocate, emitRefill } from '../mmu/refill.ts';
 
 /** What the interpreter calls in TypeScript. All return 0 to go on, 1 when a fault was recorded. */
 export interface InterpreterImports {
@@ -26,8 +28,9 @@ export interface InterpreterImports {
   callout(id: number, uop: number): number;
 }
 
-/** Imported functions' indices. */
+/** Indices of functions that operations call: imported ones, and refill (see emitRefill). */
 interface Imports {
+  refill: number;
   slowLoad: number;
   slowStore: number;
   callout: number;
@@ -228,11 +231,11 @@ class InterpreterGen implements OpGen {
     this.w.get(address).op(i32.wrap_i64).get(entry).mem(i32.load, TLB.addend).op(i32.add);
   }
 
-  #slowArguments(address: number, bytes: number): void {
+  #slowArguments(address: number, info: number): void {
     const { w } = this;
     w.get(address).op(i32.wrap_i64).get(address).i64Const(32n).op(i64.shr_u).op(i32.wrap_i64);
     this.#field(UOP.c);
-    w.i32Const(bytes).op(i32.or);
+    w.i32Const(info).op(i32.or);
   }
 
   load(linear: number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void {
@@ -240,22 +243,14 @@ class InterpreterGen implements OpGen {
     const address = this.#wideAddress(linear, width);
     const entry = this.scratch(I32, 10);
     const type = bytes === 16 ? V128 : bytes === 8 ? I64 : I32;
+    w.block(type);
     this.#probe(address, bytes, forWrite ? TLB.writeTag : TLB.readTag, entry);
     if (bytes === 16) this.#alignedOrAny(address);
-    w.if(type);
+    w.if(I32);
     this.#host(address, entry);
-    w.mem(
-      bytes === 16
-        ? v128.load
-        : bytes === 8
-          ? i64.load
-          : bytes === 4
-            ? i32.load
-            : bytes === 2
-              ? i32.load16_u
-              : i32.load8_u,
-    );
     w.else();
+    this.#slowArguments(address, bytes);
+    w.call(this.#imports.refill).tee(entry).op(i32.eqz).if();
     this.setState32(CTL.exitUop, () => w.get(this.#pc));
     this.#slowArguments(address, bytes);
     w.call(this.#imports.slowLoad);
@@ -267,6 +262,21 @@ class InterpreterGen implements OpGen {
         bytes === 8 ? i64.load : bytes === 4 ? i32.load : bytes === 2 ? i32.load16_u : i32.load8_u,
         CTL.slowValue,
       );
+    w.br(2);
+    w.end();
+    w.get(entry);
+    w.end();
+    w.mem(
+      bytes === 16
+        ? v128.load
+        : bytes === 8
+          ? i64.load
+          : bytes === 4
+            ? i32.load
+            : bytes === 2
+              ? i32.load16_u
+              : i32.load8_u,
+    );
     w.end();
   }
 
@@ -283,10 +293,25 @@ class InterpreterGen implements OpGen {
     const { w } = this;
     const address = this.#wideAddress(linear, width);
     const entry = this.scratch(I32, 10);
+    w.block();
     this.#probe(address, bytes, TLB.writeTag, entry);
     if (bytes === 16) this.#alignedOrAny(address);
-    w.if();
+    w.if(I32);
     this.#host(address, entry);
+    w.else();
+    this.#slowArguments(address, bytes | SLOW.writeIntent);
+    w.call(this.#imports.refill).tee(entry).op(i32.eqz).if();
+    this.setState32(CTL.exitUop, () => w.get(this.#pc));
+    w.i32Const(0).get(value);
+    if (bytes === 16) w.mem(v128.store, CTL.slowWide);
+    else w.mem(bytes === 8 ? i64.store : i32.store, CTL.slowValue);
+    this.#slowArguments(address, bytes);
+    w.call(this.#imports.slowStore);
+    this.#leaveIfFaulted();
+    w.br(2);
+    w.end();
+    w.get(entry);
+    w.end();
     w.get(value);
     w.mem(
       bytes === 16
@@ -299,14 +324,6 @@ class InterpreterGen implements OpGen {
               ? i32.store16
               : i32.store8,
     );
-    w.else();
-    this.setState32(CTL.exitUop, () => w.get(this.#pc));
-    w.i32Const(0).get(value);
-    if (bytes === 16) w.mem(v128.store, CTL.slowWide);
-    else w.mem(bytes === 8 ? i64.store : i32.store, CTL.slowValue);
-    this.#slowArguments(address, bytes);
-    w.call(this.#imports.slowStore);
-    this.#leaveIfFaulted();
     w.end();
   }
 
@@ -352,11 +369,17 @@ class InterpreterGen implements OpGen {
 export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer> {
   const module = new ModuleWriter();
   module.importTable(1);
-  const imports: Imports = {
+  const imported = {
     slowLoad: module.importFunction('slowLoad', [I32, I32, I32], [I32]),
     slowStore: module.importFunction('slowStore', [I32, I32, I32], [I32]),
     callout: module.importFunction('callout', [I32, I32], [I32]),
   };
+  const { refill, tracedStore } = emitRefill(module);
+  module.export('tracedStore', tracedStore);
+  const imports: Imports = { ...imported, refill };
+  const { locateLoad, locateStore } = emitLocate(module, refill);
+  module.export('locateLoad', locateLoad);
+  module.export('locateStore', locateStore);
   const deferredFlags = module.declare([], []);
   const flagsCode = new CodeWriter(0);
   emitDeferredFlags(new InterpreterGen(flagsCode, 0, imports));
@@ -376,7 +399,7 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
 
   w.loop();
   g.dispatchDepth = w.depth;
-  emitDispatch(g, block);
+  emitDispatch(g, block, refill);
   w.block();
   emitRegionCall(g, block, pc, makeFlags);
   makeFlags();
@@ -459,7 +482,7 @@ function emitRegionCall(g: InterpreterGen, block: number, pc: number, makeFlags:
 }
 
 /** Finds the block for RIP unless one was given, or returns EXIT.miss; checks CS.limit. */
-function emitDispatch(g: InterpreterGen, block: number): void {
+function emitDispatch(g: InterpreterGen, block: number, refill: number): void {
   const { w } = g;
   const linear = g.scratch(I64, 0);
   const entry = g.scratch(I32, 1);
@@ -481,10 +504,20 @@ function emitDispatch(g: InterpreterGen, block: number): void {
   w.i32Const(Math.log2(TLB.entrySize)).op(i32.shl);
   g.state32(CTL.tlbBank);
   w.op(i32.add).tee(entry).mem(i64.load, TLB.execTag);
-  w.get(linear).i64Const(-4096n).op(i64.and).op(i64.ne).if();
+  w.get(linear).i64Const(-4096n).op(i64.and).op(i64.ne).if(I32);
+  w.get(linear).op(i32.wrap_i64).get(linear).i64Const(32n).op(i64.shr_u).op(i32.wrap_i64);
+  w.i32Const(SLOW.execute | 1)
+    .call(refill)
+    .tee(code)
+    .op(i32.eqz)
+    .if();
   w.i32Const(EXIT.miss).return();
   w.end();
-  w.get(linear).op(i32.wrap_i64).get(entry).mem(i32.load, TLB.addend).op(i32.add).set(code);
+  w.get(code);
+  w.else();
+  w.get(linear).op(i32.wrap_i64).get(entry).mem(i32.load, TLB.addend).op(i32.add);
+  w.end();
+  w.set(code);
   // lookupIndex()
   w.get(code).get(code).i32Const(13).op(i32.shr_u).op(i32.xor);
   g.state32(CTL.modeKey);
