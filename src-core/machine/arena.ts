@@ -14,7 +14,10 @@ export const ARENA = {
   blockTableSize: 1 * MIB,
   /** Micro-op cache. */
   uops: 2 * MIB,
-  uopsSize: 46 * MIB,
+  uopsSize: 38 * MIB,
+  /** Where translated regions may be left for the interpreter: 1 KiB for each. */
+  regionSites: 40 * MIB,
+  regionSitesSize: 8 * MIB,
   /** Firmware image (mapped below 4 GiB and below 1 MiB), at most this many bytes. */
   rom: 48 * MIB,
   romSize: 16 * MIB,

@@ -54,6 +54,12 @@ export const CTL = {
   flagsKind: 0x80,
   flagsX: 0x88,
   flagsY: 0x90,
+  /** u32: where translated code was left for the interpreter (SITE in engines/software/exit.ts). */
+  resumeSite: 0x98,
+  /** u32: arena address of the region's table of such places. */
+  resumeTable: 0x9c,
+  /** i32: how deep translated regions have called one another. */
+  callDepth: 0xa0,
   /** u32: arena address of the TLB bank for CPL 3 in the current address space. */
   userBank: 0xa0,
 } as const;

@@ -43,6 +43,23 @@ export const REGION = {
   check: 3,
   /** As EXIT.fault. */
   fault: 4,
+  /** Interpretation goes on at site CTL.resumeSite of the region whose table is at CTL.resumeTable. RIP is the region's entry. */
+  site: 5,
+} as const;
+
+/** Where regions are left for the interpreter: for each node, what turns the region's state into that of its block. */
+export const SITE = {
+  /** A site: node << nodeShift | index of the micro-op in its block. */
+  nodeShift: 16,
+  /** u32: arena address of the block. */
+  block: 0,
+  /** i32: offset of the block from RIP at the region's entry. */
+  delta: 4,
+  /** i32: instructions, those of the block included, that the budget has still to be charged with. */
+  unpaid: 8,
+  entrySize: 16,
+  /** Entries of a region. */
+  nodes: 64,
 } as const;
 
 /** One micro-op: an IR operation with its operands, 16 bytes. */

@@ -99,7 +99,7 @@ export class SoftwareEngine implements Engine {
         onDeath: (block) => this.#translator.blockDied(block),
       },
     );
-    this.#translator = new Translator({ arena, cpu, blocks: this.#blocks, threshold: translator.threshold });
+    this.#translator = new Translator({ arena, cpu, blocks: this.#blocks, options: translator });
     const table = callouts();
     this.#calloutCounts = new Float64Array(table.length);
     this.#calloutTicks = new Uint32Array(table.length);
@@ -453,6 +453,7 @@ export class SoftwareEngine implements Engine {
 
   /** Runs the interpreter; afterwards the vCPU state is in the form TypeScript knows. */
   #run(block: number): number {
+    this.#cpu.i32[CTL.callDepth >> 2] = 0;
     const reason = this.#interpret(block);
     if (this.#cpu.u32[CTL.flagsKind >> 2] !== 0) this.#deferredFlags();
     return reason;

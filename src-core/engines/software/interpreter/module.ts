@@ -15,7 +15,8 @@ import { CodeWriter, ModuleWriter } from '../../../wasm/writer.ts';
 import type { Callout } from '../../../x86/callout.ts';
 import { CTL, FLAGS_AUX, FLAGS_RESULT, RIP, TLB } from '../../../x86/layout.ts';
 import { SLOW } from '../../../x86/mmu.ts';
-import { BLOCK, EXIT, LOOKUP, REGION, UOP } from '../exit.ts';
+import { MODE } from '../../../x86/mode.ts';
+import { BLOCK, EXIT, LOOKUP, REGION, SITE, UOP } from '../exit.ts';
 import { emitLocate, emitRefill } from '../mmu/refill.ts';
 
 /** What the interpreter calls in TypeScript. All return 0 to go on, 1 when a fault was recorded. */
@@ -390,6 +391,8 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   const w = new CodeWriter(1);
   const block = 0;
   const pc = w.local(I32);
+  /** 1: a region has refused to run what stands at RIP, which is interpreted therefore. */
+  const refused = w.local(I32);
   const g = new InterpreterGen(w, pc, imports);
   g.regionType = module.functionType([], [I32]);
   const makeFlags = (): void => {
@@ -401,7 +404,7 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   g.dispatchDepth = w.depth;
   emitDispatch(g, block, refill);
   w.block();
-  emitRegionCall(g, block, pc, makeFlags);
+  emitRegionCall(g, { block, pc, refused }, makeFlags);
   makeFlags();
   const heat = g.scratch(I32, 0);
   w.get(block)
@@ -459,18 +462,39 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
  * Calls the region that starts at `block`, if there is one, and goes by what it returns: round the dispatch loop again,
  * out of the block this is emitted in with `pc` set, out of the interpreter, or on to interpreting `block`.
  */
-function emitRegionCall(g: InterpreterGen, block: number, pc: number, makeFlags: () => void): void {
+function emitRegionCall(
+  g: InterpreterGen,
+  { block, pc, refused }: { block: number; pc: number; refused: number },
+  makeFlags: () => void,
+): void {
   const { w } = g;
   const result = g.scratch(I32, 0);
-  w.get(block).mem(i32.load, BLOCK.region).if();
+  const before = g.scratch(I64, 1);
+  w.get(block).mem(i32.load, BLOCK.region).i32Const(0).get(refused).op(i32.eqz).select();
+  w.i32Const(0).set(refused);
+  w.if();
+  g.state64(RIP);
+  w.set(before);
   w.get(block).mem(i32.load, BLOCK.region).callIndirect(g.regionType).set(result);
-  w.get(result).i32Const(REGION.refuse).op(i32.ne).if();
+  w.get(result).i32Const(REGION.refuse).op(i32.eq).if();
+  // Another region may have refused, which this one went on to.
+  g.state64(RIP);
+  w.get(before).op(i64.ne).if();
+  w.i32Const(1).set(refused).i32Const(0).set(block);
+  w.br(w.depth - g.dispatchDepth);
+  w.end();
+  w.else();
   w.i32Const(0).set(block);
   w.get(result)
     .op(i32.eqz)
     .brIf(w.depth - g.dispatchDepth);
-  w.get(result).i32Const(REGION.resume).op(i32.eq).if();
+  w.get(result).i32Const(REGION.site).op(i32.eq).if();
   // What is interpreted next makes flags as words.
+  makeFlags();
+  emitResume(g, pc);
+  w.br(3);
+  w.end();
+  w.get(result).i32Const(REGION.resume).op(i32.eq).if();
   makeFlags();
   g.state32(CTL.exitUop);
   w.set(pc);
@@ -479,6 +503,39 @@ function emitRegionCall(g: InterpreterGen, block: number, pc: number, makeFlags:
   w.i32Const(EXIT.check).i32Const(EXIT.fault).get(result).i32Const(REGION.check).op(i32.eq).select().return();
   w.end();
   w.end();
+}
+
+/** Makes of the state a region was left with that of the block to go on in, and sets `pc`. */
+function emitResume(g: InterpreterGen, pc: number): void {
+  const { w } = g;
+  const node = g.scratch(I32, 1);
+  g.state32(CTL.resumeTable);
+  g.state32(CTL.resumeSite);
+  w.i32Const(SITE.nodeShift).op(i32.shr_u).i32Const(SITE.entrySize).op(i32.mul).op(i32.add).set(node);
+  g.setState64(RIP, () => {
+    g.state64(RIP);
+    w.get(node).mem(i64.load32_s, SITE.delta).op(i64.add);
+    // Truncated to the code size: 64 bits, or 32, or 16.
+    w.i64Const(0xffffffffn).i64Const(0xffffn);
+    g.state32(CTL.modeKey);
+    w.i32Const(MODE.code32).op(i32.and).select();
+    w.i64Const(-1n);
+    g.state32(CTL.modeKey);
+    w.i32Const(MODE.codeSizeMask).op(i32.and).i32Const(MODE.code64).op(i32.ne).select();
+    w.op(i64.and);
+  });
+  g.setState32(CTL.budget, () => {
+    g.state32(CTL.budget);
+    w.get(node).mem(i32.load, SITE.unpaid).op(i32.sub);
+  });
+  g.setState32(CTL.currentBlock, () => w.get(node).mem(i32.load, SITE.block));
+  w.get(node).mem(i32.load, SITE.block);
+  g.state32(CTL.resumeSite);
+  w.i32Const((1 << SITE.nodeShift) - 1)
+    .op(i32.and)
+    .i32Const(UOP.size)
+    .op(i32.mul);
+  w.i32Const(BLOCK.header).op(i32.add).op(i32.add).set(pc);
 }
 
 /** Finds the block for RIP unless one was given, or returns EXIT.miss; checks CS.limit. */

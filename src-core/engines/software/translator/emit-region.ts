@@ -1,10 +1,11 @@
-import type { IrOp } from '../../../ir/op.ts';
+import type { IrOp, Loc } from '../../../ir/op.ts';
 import { I32, I64, i32, i64 } from '../../../wasm/opcodes.ts';
 import { CodeWriter } from '../../../wasm/writer.ts';
-import { CTL, RIP, TEMP, TEMP_COUNT, TEMP_SIZE, TLB } from '../../../x86/layout.ts';
+import { CTL, RIP, TLB } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
+import type { CachedBlock } from '../block-cache.ts';
 import { BLOCK, REGION } from '../exit.ts';
-import { type ControlFlow, RegionGen, registerOf } from './generator.ts';
+import { type ControlFlow, RegionGen, registerOf, type RegisterSet } from './generator.ts';
 import type { RegionImports } from './imports.ts';
 import { type PageGuard, type Region, type RegionEdge, type RegionNode, RETURN_EDGE } from './region.ts';
 
@@ -18,9 +19,20 @@ const INSTRUCTIONS_PER_CALL = 50_000;
  * Emits a region as one function, its control flow as nested blocks and loops after the dominator tree (Ramsey,
  * "Beyond Relooper", ICFP 2022). The function takes nothing and returns a REGION code.
  */
-export function emitRegion(region: Region, imports: RegionImports): CodeWriter {
-  return new RegionEmitter(region, imports).emit();
+export function emitRegion(
+  region: Region,
+  imports: RegionImports,
+  siteTable: number,
+  record: RecordSite,
+): CodeWriter {
+  return new RegionEmitter(region, imports, siteTable, record).emit();
 }
+
+/** Regions call one another this deep; deeper calls go on without coming back. */
+const CALL_DEPTH_MAX = 48;
+
+/** Told for each node, once: what the interpreter must know to go on in it. `unpaid`: instructions to pay for. */
+export type RecordSite = (node: RegionNode, unpaid: number) => void;
 
 class RegionEmitter {
   readonly #region: Region;
@@ -33,16 +45,22 @@ class RegionEmitter {
   readonly #labels = new Map<RegionNode, number>();
   readonly #flagsLive: ReadonlyMap<RegionNode, boolean>;
   /** Registers that may differ from the state at a node's start. */
-  readonly #dirtyIn: ReadonlyMap<RegionNode, ReadonlySet<number>>;
+  readonly #dirtyIn: ReadonlyMap<RegionNode, RegisterSet>;
+  readonly #record: RecordSite;
+  readonly #regionType: number;
 
-  constructor(region: Region, imports: RegionImports) {
+  constructor(region: Region, imports: RegionImports, siteTable: number, record: RecordSite) {
+    this.#record = record;
+    this.#regionType = imports.regionType;
     this.#region = region;
-    const used = new Set<number>();
-    const written = new Set<number>();
+    let used = 0;
+    let written = 0;
     for (const { lifted } of region.nodes) {
-      for (const op of lifted.ops) noteRegisters(op, used, written);
+      const registers = registersOf(lifted.ops);
+      used |= registers.used;
+      written |= registers.written;
     }
-    this.#g = new RegionGen(this.#w, imports, region, used, written);
+    this.#g = new RegionGen(this.#w, imports, region, siteTable, used, written);
     this.#floor = this.#w.local(I32);
     this.#target = this.#w.local(I64);
     for (const node of region.nodes) {
@@ -132,7 +150,7 @@ class RegionEmitter {
   #atMerge(node: RegionNode): void {
     this.#g.flags = 'deferred';
     this.#g.unpaid = 0;
-    this.#g.dirty = new Set(this.#dirtyIn.get(node));
+    this.#g.dirty = this.#dirtyIn.get(node)!;
   }
 
   // ---- one node ------------------------------------------------------------------------------------------------
@@ -141,13 +159,13 @@ class RegionEmitter {
     const g = this.#g;
     const { ops, instructions } = node.lifted;
     g.unpaid += node.block.instructions.length;
+    this.#record(node, g.unpaid);
     const control = this.#controlOf(node);
     instructions.forEach(({ firstOp }, at) => {
       const end = instructions[at + 1]?.firstOp ?? ops.length;
-      const live = liveTemps(ops, firstOp, end);
       g.beginInstruction();
       for (let index = firstOp; index < end; index++) {
-        g.emit({ op: ops[index]!, node, index, liveTemps: live[index - firstOp]!, control });
+        g.emit({ op: ops[index]!, node, index, end, control });
       }
     });
   }
@@ -186,13 +204,12 @@ class RegionEmitter {
   #fork(): () => void {
     const g = this.#g;
     const flags = g.shareFlags();
-    const { unpaid } = g;
-    const dirty = [...g.dirty];
+    const { unpaid, dirty } = g;
     const restore = g.saveContext();
     return () => {
       g.flags = flags;
       g.unpaid = unpaid;
-      g.dirty = new Set(dirty);
+      g.dirty = dirty;
       restore();
     };
   }
@@ -205,24 +222,25 @@ class RegionEmitter {
       return;
     }
     // A branch of another size than the code's truncates its target.
-    this.#g.settleFlags();
-    this.#g.storeRegisters();
-    this.#g.storeBudget();
-    this.#w.i32Const(0);
+    const w = this.#w;
+    w.i32Const(0);
     this.#g.pushRip(node.delta);
-    this.#w.i64Const(BigInt(offset)).op(i64.add);
-    if (codeBits !== 64) this.#w.i64Const(codeBits === 16 ? 0xffffn : 0xffffffffn).op(i64.and);
-    this.#w.mem(i64.store, RIP).i32Const(REGION.continue).return();
+    w.i64Const(BigInt(offset)).op(i64.add);
+    if (codeBits !== 64) w.i64Const(codeBits === 16 ? 0xffffn : 0xffffffffn).op(i64.and);
+    w.mem(i64.store, RIP);
+    this.#leave();
   }
 
-  #follow(node: RegionNode, { delta, target, guards }: RegionEdge): void {
+  #follow(node: RegionNode, edge: RegionEdge): void {
     const w = this.#w;
     const g = this.#g;
+    const { delta, target } = edge;
+    for (const guard of edge.guards) this.#emitGuard(guard, delta);
     if (!target) {
-      this.#exit(delta);
+      if (edge.chain) this.#chain(node, edge, edge.chain);
+      else this.#exit(delta);
       return;
     }
-    for (const guard of guards) this.#emitGuard(guard, delta);
     const back = target.order <= node.order;
     if (!isMerge(target) && target.backIn === 0) {
       this.#emitTree(target);
@@ -240,6 +258,44 @@ class RegionEmitter {
     if (this.#flagsLive.get(target) === true) g.settleFlags();
     if (back || isMerge(target)) w.br(w.depth - this.#labels.get(target)!);
     else this.#emitTree(target);
+  }
+
+  /** Goes on to the region that starts at a block, if there is one: for good, or as a call that comes back here. */
+  #chain(node: RegionNode, { delta, after }: RegionEdge, block: CachedBlock): void {
+    const w = this.#w;
+    const g = this.#g;
+    const slot = g.scratch(I32, 13);
+    g.storeRip(delta);
+    this.#storeState();
+    w.i32Const(0)
+      .mem(i32.load, block.address + BLOCK.region)
+      .tee(slot)
+      .op(i32.eqz)
+      .if();
+    w.i32Const(REGION.continue).return();
+    w.end();
+    if (!after) {
+      w.get(slot).returnCallIndirect(this.#regionType);
+      return;
+    }
+    // A call: its region returns to this function, which goes on if RIP says that the guest's did likewise.
+    const depth = g.scratch(I32, 14);
+    w.i32Const(0).mem(i32.load, CTL.callDepth).tee(depth).i32Const(CALL_DEPTH_MAX).op(i32.ge_s).if();
+    w.get(slot).returnCallIndirect(this.#regionType);
+    w.end();
+    w.i32Const(0).get(depth).i32Const(1).op(i32.add).mem(i32.store, CTL.callDepth);
+    w.get(slot).callIndirect(this.#regionType).set(slot);
+    w.i32Const(0).get(depth).mem(i32.store, CTL.callDepth);
+    w.get(slot).if().get(slot).return().end();
+    w.i32Const(0).mem(i64.load, RIP);
+    g.pushRip(after.delta);
+    w.op(i64.ne).if().i32Const(REGION.continue).return().end();
+    g.reload();
+    w.get(g.budget).get(this.#floor).op(i32.lt_s).if().i32Const(REGION.continue).return().end();
+    g.flags = 'deferred';
+    g.unpaid = 0;
+    g.dirty = 0;
+    this.#follow(node, after);
   }
 
   /** Leaves the region unless the code page is the one it was translated from. */
@@ -296,11 +352,15 @@ class RegionEmitter {
   }
 
   #leave(): void {
+    this.#storeState();
+    this.#w.i32Const(REGION.continue).return();
+  }
+
+  #storeState(): void {
     const g = this.#g;
     g.settleFlags();
     g.storeRegisters();
     g.storeBudget();
-    this.#w.i32Const(REGION.continue).return();
   }
 }
 
@@ -309,28 +369,20 @@ function isMerge(node: RegionNode): boolean {
   return node.forwardIn > 1;
 }
 
-function noteRegisters(op: IrOp, used: Set<number>, written: Set<number>): void {
-  const { def, dst, a, b } = op;
-  for (const loc of [dst, a, b]) {
-    const register = registerOf(loc);
-    if (register !== undefined) used.add(register);
+/** The general registers that operations name, and those they may write. */
+function registersOf(ops: readonly IrOp[]): { used: RegisterSet; written: RegisterSet } {
+  let used = 0;
+  let written = 0;
+  for (const { def, dst, a, b } of ops) {
+    used |= registerBit(dst) | registerBit(a) | registerBit(b);
+    if (def.writes) written |= registerBit(dst);
   }
-  const target = registerOf(dst);
-  if (target !== undefined && def.writes) written.add(target);
+  return { used, written };
 }
 
-/** For each operation of an instruction, the temporaries that it and those after it name. */
-function liveTemps(ops: readonly IrOp[], first: number, end: number): readonly (readonly number[])[] {
-  const live = new Set<number>();
-  const lists: number[][] = [];
-  for (let index = end - 1; index >= first; index--) {
-    const { dst, a, b } = ops[index]!;
-    for (const loc of [dst, a, b]) {
-      if (loc >= TEMP && loc < TEMP + TEMP_COUNT * TEMP_SIZE) live.add((loc - TEMP) >> 4);
-    }
-    lists.push([...live]);
-  }
-  return lists.reverse();
+function registerBit(loc: Loc): RegisterSet {
+  const register = registerOf(loc);
+  return register === undefined ? 0 : 1 << register;
 }
 
 /** Whether something looks at the flags a node is entered with before they are all written. */
@@ -365,25 +417,19 @@ function flagsLiveness(region: Region): Map<RegionNode, boolean> {
 }
 
 /** Which registers may have been written on some way to each node. */
-function dirtyRegisters(region: Region): Map<RegionNode, Set<number>> {
-  const written = new Map<RegionNode, Set<number>>();
-  const result = new Map<RegionNode, Set<number>>();
-  for (const node of region.nodes) {
-    const set = new Set<number>();
-    for (const op of node.lifted.ops) noteRegisters(op, new Set(), set);
-    written.set(node, set);
-    result.set(node, new Set());
-  }
+function dirtyRegisters(region: Region): Map<RegionNode, RegisterSet> {
+  const written = region.nodes.map(({ lifted }) => registersOf(lifted.ops).written);
+  const result = new Map<RegionNode, RegisterSet>(region.nodes.map((node) => [node, 0]));
   for (let changed = true; changed;) {
     changed = false;
     for (const node of region.nodes) {
+      const out = result.get(node)! | written[node.order]!;
       for (const { target } of node.edges.values()) {
         if (!target) continue;
         const into = result.get(target)!;
-        const before = into.size;
-        for (const register of result.get(node)!) into.add(register);
-        for (const register of written.get(node)!) into.add(register);
-        if (into.size !== before) changed = true;
+        if ((into | out) === into) continue;
+        result.set(target, into | out);
+        changed = true;
       }
     }
   }

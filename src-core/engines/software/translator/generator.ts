@@ -16,13 +16,16 @@ import {
   TLB,
 } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
-import { BLOCK, REGION, UOP } from '../exit.ts';
+import { BLOCK, REGION, SITE, UOP } from '../exit.ts';
 import type { RegionImports } from './imports.ts';
 import type { Region, RegionNode } from './region.ts';
 
 const PAGE_MASK = -4096;
 const GPR_COUNT = 16;
 const TEMP_END = TEMP + TEMP_COUNT * TEMP_SIZE;
+
+/** General registers as bits. */
+export type RegisterSet = number;
 
 /** Where the present value of a temporary is: in a local of a type, or in its slot of the vCPU state. */
 type TempPlace = { type: typeof I32 | typeof I64; local: number } | 'state';
@@ -31,8 +34,41 @@ type TempPlace = { type: typeof I32 | typeof I64; local: number } | 'state';
 export type FlagsPlace = 'deferred' | 'words' | { source: FlagSource; pinned: readonly Pinned[] };
 
 interface Pinned {
-  key: string;
+  type: ValueType;
   local: number;
+}
+
+/** Different scratch locals an operation may ask for, of each type. */
+const SCRATCH_COUNT = 16;
+/** Value types are numbered downwards from i32. */
+const VALUE_TYPES = 5;
+
+/** Scratch locals handed out, by type and number; -1 where there is none. */
+class Scratch {
+  readonly #locals = new Int32Array(VALUE_TYPES * SCRATCH_COUNT).fill(-1);
+  readonly #taken: number[] = [];
+
+  get(type: ValueType, n: number): number {
+    return this.#locals[(I32 - type) * SCRATCH_COUNT + n]!;
+  }
+  set(type: ValueType, n: number, local: number): void {
+    const index = (I32 - type) * SCRATCH_COUNT + n;
+    this.#locals[index] = local;
+    this.#taken.push(index);
+  }
+  *all(): Iterable<Pinned> {
+    for (const index of this.#taken) {
+      const type = (I32 - Math.floor(index / SCRATCH_COUNT)) as ValueType;
+      yield { type, local: this.#locals[index]! };
+    }
+  }
+  has(local: number): boolean {
+    return this.#taken.some((index) => this.#locals[index] === local);
+  }
+  clear(): void {
+    for (const index of this.#taken) this.#locals[index] = -1;
+    this.#taken.length = 0;
+  }
 }
 
 /**
@@ -47,23 +83,23 @@ export class RegionGen implements OpGen {
   /** Budget that any way on from here is covered by. */
   readonly #reserve: number;
   /** Local of each general register in use, by number. */
-  readonly #registers = new Map<number, number>();
+  readonly #registers: number[] = [];
   readonly #registerType: typeof I32 | typeof I64;
   /** Registers the region writes somewhere. */
-  readonly #written: ReadonlySet<number>;
+  readonly #written: RegisterSet;
   /** RIP at the region's entry (i64). */
   readonly rip: number;
   /** Instructions left (i32), when the region returns, and the TLB bank. */
   readonly budget: number;
   readonly #bank: number;
-  readonly #resumeUop: number;
-  readonly #resumeBlock: number;
-  readonly #resumeDelta: number;
+  /** Which site the region is left at for the interpreter (ResumeSites). */
+  readonly #site: number;
+  readonly #siteTable: number;
   /** Depth of the block whose end is the common way out to the interpreter. */
   resumeDepth = 0;
 
-  #free = new Map<string, number[]>();
-  #scratch = new Map<string, number>();
+  readonly #free: number[][] = Array.from({ length: VALUE_TYPES }, () => []);
+  #scratch = new Scratch();
   #temps: (TempPlace | undefined)[] = [];
   #tempLocals: (number | undefined)[][] = [];
 
@@ -72,16 +108,18 @@ export class RegionGen implements OpGen {
   /** Instructions executed since `budget` was brought up to date. */
   unpaid = 0;
   /** Registers whose local may differ from the state. */
-  dirty = new Set<number>();
+  dirty: RegisterSet = 0;
 
   constructor(
     w: CodeWriter,
     imports: RegionImports,
     region: Region,
-    used: ReadonlySet<number>,
-    written: ReadonlySet<number>,
+    siteTable: number,
+    used: RegisterSet,
+    written: RegisterSet,
   ) {
     const { modeKey } = region;
+    this.#siteTable = siteTable;
     this.#reserve = region.instructions;
     this.w = w;
     this.#imports = imports;
@@ -92,10 +130,10 @@ export class RegionGen implements OpGen {
     this.rip = w.local(I64);
     this.budget = w.local(I32);
     this.#bank = w.local(I32);
-    this.#resumeUop = w.local(I32);
-    this.#resumeBlock = w.local(I32);
-    this.#resumeDelta = w.local(I32);
-    for (const register of used) this.#registers.set(register, w.local(this.#registerType));
+    this.#site = w.local(I32);
+    for (let register = 0; register < GPR_COUNT; register++) {
+      this.#registers[register] = (used & (1 << register)) !== 0 ? w.local(this.#registerType) : -1;
+    }
   }
 
   get #op(): IrOp {
@@ -120,7 +158,8 @@ export class RegionGen implements OpGen {
   /** Loads registers, budget and TLB bank: TypeScript may have changed them. */
   reload(): void {
     const { w } = this;
-    for (const [register, local] of this.#registers) {
+    for (const [register, local] of this.#registers.entries()) {
+      if (local < 0) continue;
       w.i32Const(0)
         .mem(this.#registerType === I64 ? i64.load : i32.load, GPR + register * 8)
         .set(local);
@@ -134,15 +173,17 @@ export class RegionGen implements OpGen {
   }
 
   #storeRegister(register: number): void {
-    const local = this.#registers.get(register)!;
+    const local = this.#registers[register]!;
     this.w.i32Const(0).get(local);
     if (this.#registerType === I32) this.w.op(i64.extend_i32_u);
     this.w.mem(i64.store, GPR + register * 8);
   }
 
   /** Writes registers that may have changed. */
-  storeRegisters(registers: Iterable<number> = this.dirty): void {
-    for (const register of registers) this.#storeRegister(register);
+  storeRegisters(registers: RegisterSet = this.dirty): void {
+    for (let register = 0; register < GPR_COUNT; register++) {
+      if ((registers & (1 << register)) !== 0) this.#storeRegister(register);
+    }
   }
 
   /** Writes the budget, brought up to date. */
@@ -175,17 +216,15 @@ export class RegionGen implements OpGen {
     this.w.mem(i64.store, RIP);
   }
 
-  /** The common way out to the interpreter; locals say where it goes on. */
+  /** The common way out to the interpreter; the site says where it goes on. */
   emitResume(): void {
     const { w } = this;
     this.storeRegisters(this.#written);
-    w.i32Const(0).get(this.#resumeUop).mem(i32.store, CTL.exitUop);
-    w.i32Const(0).get(this.#resumeBlock).mem(i32.store, CTL.currentBlock);
-    w.i32Const(0).get(this.rip).get(this.#resumeDelta).op(i64.extend_i32_s).op(i64.add);
-    const size = this.#modeKey & MODE.codeSizeMask;
-    if (size !== MODE.code64) w.i64Const(size === MODE.code16 ? 0xffffn : 0xffffffffn).op(i64.and);
-    w.mem(i64.store, RIP);
-    w.i32Const(REGION.resume).return();
+    w.i32Const(0).get(this.budget).mem(i32.store, CTL.budget);
+    w.i32Const(0).get(this.rip).mem(i64.store, RIP);
+    w.i32Const(0).get(this.#site).mem(i32.store, CTL.resumeSite);
+    w.i32Const(0).i32Const(this.#siteTable).mem(i32.store, CTL.resumeTable);
+    w.i32Const(REGION.site).return();
   }
 
   /** Leaves for the interpreter at the micro-op of this operation, of which nothing has been done. */
@@ -193,10 +232,7 @@ export class RegionGen implements OpGen {
     const { w } = this;
     this.#storeFlags();
     this.#storeTemps();
-    this.storeBudget();
-    w.i32Const(this.#uop).set(this.#resumeUop);
-    w.i32Const(this.#node.block.address).set(this.#resumeBlock);
-    w.i32Const(this.#node.delta).set(this.#resumeDelta);
+    w.i32Const((this.#node.order << SITE.nodeShift) | this.#step.index).set(this.#site);
     w.br(w.depth - this.resumeDepth);
   }
 
@@ -257,7 +293,7 @@ export class RegionGen implements OpGen {
   /** Emits with scratch locals of its own: code of a flag source made earlier. */
   #apart(emit: () => void): void {
     const saved = this.#scratch;
-    this.#scratch = new Map();
+    this.#scratch = new Scratch();
     emit();
     this.#giveBack();
     this.#scratch = saved;
@@ -284,36 +320,28 @@ export class RegionGen implements OpGen {
     const step = this.#step;
     const temps = [...this.#temps];
     // Scratch locals of the operation so far are not used again on any path.
-    this.#scratch = new Map();
+    this.#scratch.clear();
     return () => {
       this.#step = step;
       this.#temps = [...temps];
-      this.#scratch = new Map();
+      this.#scratch.clear();
     };
   }
 
   /** The scratch locals of the operation are free again, but for those the flags still need. */
   #giveBack(): void {
     const pinned = typeof this.flags === 'string' ? undefined : this.flags.pinned;
-    for (const [key, local] of this.#scratch) {
-      if (pinned?.some((pin) => pin.local === local)) continue;
-      this.#freeLocal(key, local);
+    for (const { type, local } of this.#scratch.all()) {
+      if (!pinned?.some((pin) => pin.local === local)) this.#free[I32 - type]!.push(local);
     }
     this.#scratch.clear();
   }
 
-  #freeLocal(key: string, local: number): void {
-    const type = key.slice(0, key.indexOf('.'));
-    const list = this.#free.get(type);
-    if (list) list.push(local);
-    else this.#free.set(type, [local]);
-  }
-
   #release(): void {
     if (typeof this.flags === 'string') return;
-    for (const { key, local } of this.flags.pinned) {
+    for (const { type, local } of this.flags.pinned) {
       // Still held by the operation being emitted, it is given back with that.
-      if (this.#scratch.get(key) !== local) this.#freeLocal(key, local);
+      if (!this.#scratch.has(local)) this.#free[I32 - type]!.push(local);
     }
   }
 
@@ -324,11 +352,10 @@ export class RegionGen implements OpGen {
   }
 
   scratch(type: ValueType, n: number): number {
-    const key = `${type}.${n}`;
-    let local = this.#scratch.get(key);
-    if (local === undefined) {
-      local = this.#free.get(String(type))?.pop() ?? this.w.local(type);
-      this.#scratch.set(key, local);
+    let local = this.#scratch.get(type, n);
+    if (local < 0) {
+      local = this.#free[I32 - type]!.pop() ?? this.w.local(type);
+      this.#scratch.set(type, n, local);
     }
     return local;
   }
@@ -353,7 +380,7 @@ export class RegionGen implements OpGen {
     const { w } = this;
     const register = registerOf(loc);
     if (register !== undefined) {
-      const local = this.#registers.get(register)!;
+      const local = this.#registers[register]!;
       w.get(local);
       this.#narrow(this.#registerType, bits, (loc & 1) !== 0);
       return;
@@ -408,9 +435,20 @@ export class RegionGen implements OpGen {
 
   /** Writes the temporaries the rest of the instruction may read to their slots. */
   #storeTemps(): void {
-    for (const index of this.#step.liveTemps) {
-      const place = this.#temps[index];
-      if (place !== undefined && place !== 'state') this.#storeTemp(index, place);
+    const { node, index, end } = this.#step;
+    const { ops } = node.lifted;
+    let stored = 0n;
+    for (let at = index; at < end; at++) {
+      const { dst, a, b } = ops[at]!;
+      for (const loc of [dst, a, b]) {
+        if (loc < TEMP || loc >= TEMP_END) continue;
+        const temp = (loc - TEMP) >> 4;
+        const bit = 1n << BigInt(temp);
+        if ((stored & bit) !== 0n) continue;
+        stored |= bit;
+        const place = this.#temps[temp];
+        if (place !== undefined && place !== 'state') this.#storeTemp(temp, place);
+      }
     }
   }
 
@@ -476,8 +514,8 @@ export class RegionGen implements OpGen {
 
   #setRegister(register: number, high: boolean, bits: Bits, value: () => void): void {
     const { w } = this;
-    const local = this.#registers.get(register)!;
-    this.dirty.add(register);
+    const local = this.#registers[register]!;
+    this.dirty |= 1 << register;
     const narrow = this.#registerType === I32;
     if (bits >= 32) {
       value();
@@ -567,7 +605,7 @@ export class RegionGen implements OpGen {
       return;
     }
     this.#release();
-    this.flags = { source, pinned: [...this.#scratch].map(([key, local]) => ({ key, local })) };
+    this.flags = { source, pinned: [...this.#scratch.all()] };
   }
   setFlagsAux(value: () => void): void {
     this.#makeWords();
@@ -769,8 +807,8 @@ export interface EmitStep {
   node: RegionNode;
   /** Its index in the node's block. */
   index: number;
-  /** Temporaries that it or a later operation of its instruction names. */
-  liveTemps: readonly number[];
+  /** Index after its instruction's last operation. */
+  end: number;
   /** How the node's last operation goes on. */
   control: ControlFlow;
 }

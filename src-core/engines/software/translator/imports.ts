@@ -1,8 +1,10 @@
 import { I32 } from '../../../wasm/opcodes.ts';
 import type { ModuleWriter } from '../../../wasm/writer.ts';
 
-/** What translated code calls: indices of the functions a module of regions imports. */
+/** What translated code calls: indices of the functions a module of regions imports, and of the type of its own. */
 export interface RegionImports {
+  /** () -> REGION code. */
+  regionType: number;
   /** () -> (): makes the flags' words from their deferred form (wasm, from the interpreter's module). */
   deferredFlags: number;
   /**
@@ -16,10 +18,11 @@ export interface RegionImports {
 }
 
 /** The same as values, for instantiation. */
-export type RegionImportValues = Record<keyof RegionImports, WebAssembly.ImportValue>;
+export type RegionImportValues = Record<Exclude<keyof RegionImports, 'regionType'>, WebAssembly.ImportValue>;
 
 export function declareRegionImports(module: ModuleWriter): RegionImports {
   return {
+    regionType: module.functionType([], [I32]),
     deferredFlags: module.importFunction('deferredFlags', [], []),
     locateLoad: module.importFunction('locateLoad', [I32, I32, I32, I32], [I32]),
     locateStore: module.importFunction('locateStore', [I32, I32, I32, I32], [I32]),

@@ -5,8 +5,10 @@ import type { CachedBlock } from '../block-cache.ts';
 /** Most blocks and guest instructions of a region. */
 const NODES_MAX = 64;
 const INSTRUCTIONS_MAX = 400;
-/** Calls are followed this deep. */
+/** Calls are followed this deep, into functions of at most so many blocks and instructions. */
 const CALL_DEPTH_MAX = 2;
+const CALLEE_BLOCKS_MAX = 6;
+const CALLEE_INSTRUCTIONS_MAX = 48;
 const PAGE = 4096;
 
 /** A page other than the entry's whose translation must be checked before code in it is entered. */
@@ -30,8 +32,12 @@ export interface RegionEdge {
   /** Where it leads: offset from RIP at entry. */
   delta: number;
   target: RegionNode | undefined;
-  /** Checks to make before going there. */
+  /** The block there, whose own region may be gone on to when there is no target. */
+  chain: CachedBlock | undefined;
+  /** Checks to make before going to either. */
   guards: readonly PageGuard[];
+  /** A call that was not followed: where in this region its return leads. */
+  after: RegionEdge | undefined;
 }
 
 /** A block's place in a region. The same block may stand in it several times, under different calls. */
@@ -67,15 +73,20 @@ export interface Region {
 
 /** What the builder asks of the engine. */
 export interface RegionSource {
-  /** The live block at an arena address in a mode, if it was executed often enough to be worth including. */
+  /** The live block at an arena address in a mode. */
   block(code: number, modeKey: number): CachedBlock | undefined;
+  /** Whether it was executed often enough to be worth including. */
+  warm(block: CachedBlock): boolean;
+  /** Whether regions may go on to one another. */
+  readonly chaining: boolean;
   lift(block: CachedBlock): LiftedBlock | undefined;
   /** Arena page address of the linear page `pages` after the entry's, if it is known to the TLB; else -1. */
   page(pages: number): number;
 }
 
-/** Offset key of the predicted return. */
-export const RETURN_EDGE = -1;
+/** Keys in a node's edges that are not offsets: the predicted return, and where a call comes back to. */
+export const RETURN_EDGE = Number.MIN_SAFE_INTEGER;
+export const AFTER_CALL_EDGE = Number.MIN_SAFE_INTEGER + 1;
 
 /** Grows a region from its entry along the blocks that were executed. Undefined where there is nothing to translate. */
 export function buildRegion(entryBlock: CachedBlock, source: RegionSource): Region | undefined {
@@ -90,6 +101,7 @@ class RegionBuilder {
   readonly #nodes = new Map<string, RegionNode>();
   readonly #frames = new Map<CallFrame, number>();
   readonly #queue: RegionNode[] = [];
+  readonly #lifted = new Map<CachedBlock, LiftedBlock | undefined>();
   #instructions = 0;
 
   constructor(entryBlock: CachedBlock, source: RegionSource) {
@@ -128,7 +140,7 @@ class RegionBuilder {
     if (this.#nodes.size >= NODES_MAX) return undefined;
     if (this.#nodes.size > 0 && this.#instructions + block.instructions.length > INSTRUCTIONS_MAX)
       return undefined;
-    const lifted = this.#source.lift(block);
+    const lifted = this.#lift(block);
     if (!lifted) return undefined;
     const node: RegionNode = {
       block,
@@ -155,7 +167,7 @@ class RegionBuilder {
       const [kind, bits] = controlKind(def.name);
       if (kind === undefined || bits !== codeBits) continue;
       if (kind === 'jmp' && lifted.exit?.kind === 'call') {
-        this.#edge(node, imm, delta + imm, this.#push(node.frame, delta + lifted.exit.next));
+        this.#call(node, imm, delta + lifted.exit.next);
         continue;
       }
       this.#edge(node, imm, delta + imm, node.frame);
@@ -166,9 +178,55 @@ class RegionBuilder {
     }
   }
 
-  #push(parent: CallFrame | undefined, returnDelta: number): CallFrame | undefined {
-    const depth = (parent?.depth ?? 0) + 1;
-    if (depth > CALL_DEPTH_MAX) return undefined;
+  /** A small callee is followed; another one's own region is called, and this region goes on behind it. */
+  #call(node: RegionNode, offset: number, returnDelta: number): void {
+    const delta = node.delta + offset;
+    const depth = (node.frame?.depth ?? 0) + 1;
+    const place = this.#place(delta);
+    const callee = place && this.#source.block(place.arena, this.#modeKey);
+    if (callee && depth <= CALL_DEPTH_MAX && this.#isSmall(callee)) {
+      this.#edge(node, offset, delta, this.#push(node.frame, returnDelta, depth));
+      return;
+    }
+    const edge = this.#edge(node, offset, delta, undefined, false);
+    if (!edge?.chain) return;
+    const after = this.#edge(node, AFTER_CALL_EDGE, returnDelta, node.frame);
+    if (after?.target) edge.after = after;
+    else node.edges.delete(AFTER_CALL_EDGE);
+  }
+
+  /** Whether a function's warm blocks, all in its own page, are few. */
+  #isSmall(callee: CachedBlock): boolean {
+    const seen = new Set<number>();
+    const queue = [callee];
+    let instructions = 0;
+    for (let block = queue.pop(); block; block = queue.pop()) {
+      if (seen.has(block.code)) continue;
+      seen.add(block.code);
+      instructions += block.instructions.length;
+      if (seen.size > CALLEE_BLOCKS_MAX || instructions > CALLEE_INSTRUCTIONS_MAX) return false;
+      const lifted = this.#lift(block);
+      if (!lifted || lifted.exit?.kind === 'call') return false;
+      for (const { def, imm, c } of lifted.ops) {
+        const [kind] = controlKind(def.name);
+        if (kind === undefined) continue;
+        for (const offset of kind === 'branch' ? [imm, c] : [imm]) {
+          const code = block.code + offset;
+          if (Math.floor(code / PAGE) !== Math.floor(callee.code / PAGE)) return false;
+          const next = this.#source.block(code, this.#modeKey);
+          if (next && this.#source.warm(next)) queue.push(next);
+        }
+      }
+    }
+    return true;
+  }
+
+  #lift(block: CachedBlock): LiftedBlock | undefined {
+    if (!this.#lifted.has(block)) this.#lifted.set(block, this.#source.lift(block));
+    return this.#lifted.get(block);
+  }
+
+  #push(parent: CallFrame | undefined, returnDelta: number, depth: number): CallFrame {
     for (const frame of this.#frames.keys()) {
       if (frame.parent === parent && frame.returnDelta === returnDelta) return frame;
     }
@@ -177,31 +235,37 @@ class RegionBuilder {
     return frame;
   }
 
-  #edge(node: RegionNode, key: number, delta: number, frame: CallFrame | undefined): void {
-    if (node.edges.has(key)) return;
-    const edge: RegionEdge = { delta, target: undefined, guards: [] };
+  #edge(
+    node: RegionNode,
+    key: number,
+    delta: number,
+    frame: CallFrame | undefined,
+    follow = true,
+  ): RegionEdge | undefined {
+    if (node.edges.has(key)) return undefined;
+    const edge: RegionEdge = { delta, target: undefined, chain: undefined, guards: [], after: undefined };
     node.edges.set(key, edge);
     const place = this.#place(delta);
-    if (!place) return;
-    let target = this.#nodes.get(this.#key(delta, frame));
-    if (!target) {
-      const block = this.#source.block(place.arena, this.#modeKey);
-      target = block && this.#add(block, delta, frame);
-    }
-    if (!target) return;
+    const block = place && this.#source.block(place.arena, this.#modeKey);
+    if (!block) return edge;
     const guards: PageGuard[] = [];
     if (pageOf(this.#inPage + delta) !== pageOf(this.#inPage + node.delta) && place.page !== 0) {
       guards.push({ delta, arena: place.arena });
     }
     // A block that runs into a second page: that one must be the one it was made from.
-    if (target.block.secondPage >= 0) {
+    if (block.secondPage >= 0) {
       const second = delta + PAGE - (place.arena & (PAGE - 1));
       const there = this.#place(second);
-      if (there?.arena !== target.block.secondPage) return;
+      if (there?.arena !== block.secondPage) return edge;
       if (place.page + 1 !== 0) guards.push({ delta: second, arena: there.arena });
     }
-    edge.target = target;
     edge.guards = guards;
+    if (follow) {
+      edge.target = this.#nodes.get(this.#key(delta, frame));
+      if (!edge.target && this.#source.warm(block)) edge.target = this.#add(block, delta, frame);
+    }
+    if (!edge.target && this.#source.chaining) edge.chain = block;
+    return edge;
   }
 
   /** Where the code at an offset from the entry stands. */

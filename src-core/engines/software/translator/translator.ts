@@ -1,11 +1,12 @@
-import type { Arena } from '../../../machine/arena.ts';
-import { ModuleWriter } from '../../../wasm/writer.ts';
+import { ARENA, type Arena } from '../../../machine/arena.ts';
+import { type CodeWriter, ModuleWriter } from '../../../wasm/writer.ts';
+import type { TranslatorOptions } from '../../../protocol/machine-config.ts';
 import type { Cpu } from '../../../x86/cpu.ts';
 import { CTL, RIP, TLB } from '../../../x86/layout.ts';
 import { type LiftedBlock, liftBlock } from '../../../x86/lift/block.ts';
 import { MODE } from '../../../x86/mode.ts';
 import type { BlockCache, CachedBlock } from '../block-cache.ts';
-import { BLOCK } from '../exit.ts';
+import { BLOCK, SITE } from '../exit.ts';
 import { emitRegion } from './emit-region.ts';
 import { declareRegionImports, type RegionImportValues } from './imports.ts';
 import { buildRegion, type Region } from './region.ts';
@@ -14,7 +15,7 @@ const WASM_PAGE = 65536;
 const PAGE = 4096;
 const TWO_32 = 0x100000000;
 /** Slots of the table that translated regions are called through: most regions alive. Slot 0 stays empty. */
-const SLOTS = 16384;
+const SLOTS = ARENA.regionSitesSize / (SITE.nodes * SITE.entrySize);
 /** Regions waiting for a module of their own are compiled together when so many wait, or when a run ends. */
 const BATCH_MAX = 8;
 /** A block belongs into a region when it was executed at least once for so many executions of the threshold. */
@@ -46,14 +47,14 @@ export class Translator {
   readonly #arena: Arena;
   readonly #cpu: Cpu;
   readonly #blocks: BlockCache;
-  readonly #threshold: number;
+  readonly #options: TranslatorOptions;
   readonly table: WebAssembly.Table;
   #imports: RegionImportValues | undefined;
   readonly #freeSlots: number[] = [];
   #nextSlot = 1;
   readonly #translations = new Set<Translation>();
   readonly #byBlock = new Map<CachedBlock, Set<Translation>>();
-  #waiting: { translation: Translation; module: Parameters<ModuleWriter['define']>[1] }[] = [];
+  #waiting: { translation: Translation; code: CodeWriter }[] = [];
   #imported = declareRegionImports(new ModuleWriter());
   #translated = 0;
   #modules = 0;
@@ -65,17 +66,17 @@ export class Translator {
     arena,
     cpu,
     blocks,
-    threshold,
+    options,
   }: {
     arena: Arena;
     cpu: Cpu;
     blocks: BlockCache;
-    threshold: number;
+    options: TranslatorOptions;
   }) {
     this.#arena = arena;
     this.#cpu = cpu;
     this.#blocks = blocks;
-    this.#threshold = threshold;
+    this.#options = options;
     this.table = new WebAssembly.Table({ element: 'anyfunc', initial: SLOTS, maximum: SLOTS });
   }
 
@@ -88,7 +89,9 @@ export class Translator {
   request(block: CachedBlock): void {
     if (block.dead || (block.modeKey & MODE.single) !== 0) return;
     const region = buildRegion(block, {
-      block: (code, modeKey) => this.#warmBlock(code, modeKey),
+      block: (code, modeKey) => this.#blocks.peek(code, modeKey),
+      warm: (candidate) => this.#isWarm(candidate),
+      chaining: this.#options.chaining,
       lift: (candidate) => this.#lift(candidate),
       page: (pages) => this.#pageAfter(block, pages),
     });
@@ -102,7 +105,7 @@ export class Translator {
       blocks: new Set(region.nodes.map((node) => node.block)),
       dead: false,
     };
-    this.#waiting.push({ translation, module: emitRegion(region, this.#imported) });
+    this.#waiting.push({ translation, code: this.#emit(region, slot) });
     for (const part of translation.blocks) {
       const list = this.#byBlock.get(part);
       if (list) list.add(translation);
@@ -111,6 +114,17 @@ export class Translator {
     this.#translations.add(translation);
     this.#translated++;
     if (this.#waiting.length >= BATCH_MAX) this.flush();
+  }
+
+  #emit(region: Region, slot: number): CodeWriter {
+    const table = ARENA.regionSites + slot * SITE.nodes * SITE.entrySize;
+    const { u32, i32 } = this.#arena;
+    return emitRegion(region, this.#imported, table, (node, unpaid) => {
+      const entry = table + node.order * SITE.entrySize;
+      u32[(entry + SITE.block) >> 2] = node.block.address;
+      i32[(entry + SITE.delta) >> 2] = node.delta;
+      i32[(entry + SITE.unpaid) >> 2] = unpaid;
+    });
   }
 
   /** Compiles what waits; from now on the dispatcher finds it. */
@@ -122,7 +136,7 @@ export class Translator {
     const module = new ModuleWriter();
     module.importTable(SLOTS);
     declareRegionImports(module);
-    for (const { translation, module: code } of batch) {
+    for (const { translation, code } of batch) {
       const index = module.declare([], [I32_RESULT]);
       module.define(index, code);
       module.element(translation.slot, index);
@@ -155,7 +169,7 @@ export class Translator {
     this.#pastEntries += u32[(address + BLOCK.entries) >> 2]!;
     u32[(address + BLOCK.entries) >> 2] = 0;
     // Hot again, it is translated anew.
-    i32[(address + BLOCK.heat) >> 2] = this.#threshold;
+    i32[(address + BLOCK.heat) >> 2] = this.#options.threshold;
     this.table.set(translation.slot, null);
     this.#freeSlots.push(translation.slot);
     for (const part of translation.blocks) {
@@ -188,11 +202,10 @@ export class Translator {
 
   // ---- what regions are made of --------------------------------------------------------------------------------
 
-  #warmBlock(code: number, modeKey: number): CachedBlock | undefined {
-    const block = this.#blocks.peek(code, modeKey);
-    if (!block || block.dead) return undefined;
-    const executed = this.#threshold - this.#arena.i32[(block.address + BLOCK.heat) >> 2]!;
-    return executed * WARM_SHARE >= this.#threshold ? block : undefined;
+  #isWarm(block: CachedBlock): boolean {
+    const { threshold } = this.#options;
+    const executed = threshold - this.#arena.i32[(block.address + BLOCK.heat) >> 2]!;
+    return executed * WARM_SHARE >= threshold;
   }
 
   /** The IR of a block, anew: the same operations as its micro-ops, as its code did not change. */
