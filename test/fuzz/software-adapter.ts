@@ -4,11 +4,12 @@
  */
 import { Code } from 'iced-x86';
 import { ExitAccounting } from '../../src-core/accounting/exits.ts';
-import type { Engine } from '../../src-core/engines/engine.ts';
 import { SoftwareEngine } from '../../src-core/engines/software/software-engine.ts';
 import { Arena, ARENA } from '../../src-core/machine/arena.ts';
 import { MemoryBus, PortBus } from '../../src-core/machine/bus.ts';
 import { IcountClock } from '../../src-core/machine/clock.ts';
+import { translatorOptionsSchema } from '../../src-core/protocol/machine-config.ts';
+import type { TranslatorOptionsInput } from '../../src-core/protocol/machine-config.ts';
 import {
   CR0_AM,
   CR0_ET,
@@ -92,9 +93,11 @@ const FAR_TRANSFERS = new Set<Code>([
 
 /** Runs cases on the software engine. */
 export class SoftwareAdapter implements Adapter {
-  private readonly cpu: Cpu;
-  private readonly engine: Engine;
-  private readonly ram: Uint8Array;
+  readonly cpu: Cpu;
+  readonly engine: SoftwareEngine;
+  readonly ram: Uint8Array;
+  /** Instructions the last run took, with the INT3 (or none) and the HLT. */
+  instructions = 0;
   private readonly ramView: DataView;
   private readonly images: Uint8Array;
   private readonly data: Uint32Array;
@@ -106,7 +109,7 @@ export class SoftwareAdapter implements Adapter {
   /** Use protected mode with PAE for 16- and 32-bit code, not compatibility mode. */
   private readonly legacy: boolean;
 
-  constructor(images: Uint8Array, legacy = false) {
+  constructor(images: Uint8Array, legacy = false, translator: TranslatorOptionsInput = {}) {
     if (images.length !== IMAGE_COUNT * DATA_SIZE) throw new Error(`images: ${images.length} bytes`);
     this.images = images;
     this.legacy = legacy;
@@ -119,7 +122,11 @@ export class SoftwareAdapter implements Adapter {
       interrupts: { hasInterrupt: () => false, acknowledge: () => -1 },
       accounting: new ExitAccounting(),
     });
-    this.engine = new SoftwareEngine({ arena, cpu: this.cpu });
+    this.engine = new SoftwareEngine({
+      arena,
+      cpu: this.cpu,
+      translator: translatorOptionsSchema.parse(translator),
+    });
     this.ram = arena.ram;
     this.ramView = new DataView(this.ram.buffer, this.ram.byteOffset, this.ram.byteLength);
     this.data = new Uint32Array(arena.buffer, ARENA.ram + PHYSICAL.data, DATA_SIZE / 4);
@@ -138,21 +145,55 @@ export class SoftwareAdapter implements Adapter {
   }
 
   run(state: CaseView, out: Uint8Array): void {
-    this.enter(state);
+    this.runRepeatedly(state, out, 1, () => undefined);
+  }
+
+  /** Runs a case several times without touching its code in between: what is executed often is translated. */
+  runRepeatedly(state: CaseView, out: Uint8Array, times: number, afterEach: (run: number) => void): void {
+    this.placeCode(state);
     try {
-      const end = this.engine.run(STEP_LIMIT, true);
-      this.collect(out, end === 'halt');
+      for (let run = 0; run < times; run++) {
+        this.enter(state);
+        const before = this.cpu.instructionCount();
+        const end = this.engine.run(STEP_LIMIT, true);
+        this.instructions = this.cpu.instructionCount() - before;
+        this.collect(out, end === 'halt');
+        afterEach(run);
+        if (run + 1 < times && !this.codeStands(state)) this.placeCode(state);
+      }
     } finally {
       // The code page as it was.
       const start = PHYSICAL.code + state.view.getUint32(CASE.codeStart, true);
       this.ram.fill(0xcc, start, start + state.code.length);
       this.engine.memoryChanged(start, state.code.length);
-      // A stray store may have hit it elsewhere.
-      if (!this.code.equals(INT3_PAGE)) {
-        this.code.set(INT3_PAGE);
-        this.engine.memoryChanged(PHYSICAL.code, CODE_SIZE);
-      }
+      this.clearCode();
     }
+  }
+
+  /** A stray store may have hit the code page outside of the case's code. */
+  private clearCode(): void {
+    if (this.code.equals(INT3_PAGE)) return;
+    this.code.set(INT3_PAGE);
+    this.engine.memoryChanged(PHYSICAL.code, CODE_SIZE);
+  }
+
+  /** Only what differs from INT3 everywhere is touched. */
+  private placeCode(state: CaseView): void {
+    const start = PHYSICAL.code + state.view.getUint32(CASE.codeStart, true);
+    this.clearCode();
+    this.ram.set(state.code, start);
+    this.engine.memoryChanged(start, state.code.length);
+  }
+
+  /** Whether the code page holds the case's code and nothing else. */
+  private codeStands(state: CaseView): boolean {
+    const start = state.view.getUint32(CASE.codeStart, true);
+    const end = start + state.code.length;
+    return (
+      this.code.subarray(start, end).equals(state.code) &&
+      this.code.subarray(0, start).equals(INT3_PAGE.subarray(0, start)) &&
+      this.code.subarray(end).equals(INT3_PAGE.subarray(end))
+    );
   }
 
   private enter(state: CaseView): void {
@@ -160,11 +201,6 @@ export class SoftwareAdapter implements Adapter {
     const { view } = state;
     const long = state.bitness === 64 || !this.legacy;
     if (this.long !== long) this.switchMode(long);
-
-    // Code: only what differs from INT3 everywhere is touched.
-    const start = view.getUint32(CASE.codeStart, true);
-    ram.set(state.code, PHYSICAL.code + start);
-    this.engine.memoryChanged(PHYSICAL.code + start, state.code.length);
 
     // Data window.
     const image = view.getUint32(CASE.image, true);

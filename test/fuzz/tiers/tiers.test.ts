@@ -2,7 +2,7 @@
  * Random programs on both tiers of the software engine: the same final state, instruction count, exceptions and
  * device accesses.
  *
- * SWITCHYARD_FUZZ_CASES: blocks to run (default 10,000 in the first test, a quarter in the others).
+ * SWITCHYARD_FUZZ_CASES: blocks to run (default 2,500 in the first test, a quarter in the others).
  * SWITCHYARD_FUZZ_SEED: the seed (default 1). A failure names seed and program, which `test/fuzz/tiers/run.ts` runs
  * again: node test/fuzz/tiers/run.ts --seed S --program N [--interruptions] [--sliced] [--minimise].
  */
@@ -13,7 +13,7 @@ import { generate } from './generator.ts';
 import { imageOf, textOf } from './program.ts';
 
 const seed = Number(process.env.SWITCHYARD_FUZZ_SEED ?? 1);
-const blocks = Number(process.env.SWITCHYARD_FUZZ_CASES ?? 10_000);
+const blocks = Number(process.env.SWITCHYARD_FUZZ_CASES ?? 2_500);
 if (!Number.isInteger(seed) || !Number.isInteger(blocks) || blocks < 1)
   throw new Error('SWITCHYARD_FUZZ_SEED and SWITCHYARD_FUZZ_CASES take whole numbers');
 
