@@ -7,6 +7,8 @@ import {
   NANOBENCH_NAMES,
   type NanobenchBits,
   NanobenchError,
+  type NanobenchLacks,
+  nanobenchLacks,
   type NanobenchName,
   NanobenchOutputError,
   type NanobenchResult,
@@ -15,6 +17,7 @@ import {
   PUBLISHED_LABEL,
   type PublishedFigures,
 } from '../../src-core/guests/nanobench/index.ts';
+import { probeHardware } from '../../src-core/engines/hardware/probe/parent.ts';
 import { EngineUnavailableError } from '../../src-core/machine/machine.ts';
 import type { HardwareOptionsInput, TranslatorOptionsInput } from '../../src-core/protocol/machine-config.ts';
 import { parseChoice, parseTimeout, parseWhole, UsageError } from './arguments.ts';
@@ -38,7 +41,7 @@ On what
   --mmu NAME               of the model: shadow or nested
   --profile NAME           of the model: cost profile
   --clock NAME             host (default) or icount: the TSC counts instructions, so cycles are instructions
-  --tier N                 software: 0 interprets only, 1 translates too (default 1)
+  --tier N                 software: 0 interprets only, 1 translates too
   --no-chaining            software: translated regions do not go on to each other directly
   --no-adaptive            software: instructions that keep leaving translated code are not translated anew
 
@@ -106,7 +109,9 @@ export function parseNanobenchArguments(args: string[]): NanobenchArguments {
     },
     clock,
     translator: {
-      tier: parseChoice('--tier', values.tier, ['0', '1']) === '0' ? 0 : 1,
+      ...(values.tier !== undefined && {
+        tier: parseChoice('--tier', values.tier, ['0', '1']) === '0' ? 0 : 1,
+      }),
       chaining: !values['no-chaining'],
       adaptive: !values['no-adaptive'],
     },
@@ -130,7 +135,7 @@ function parse(args: string[]) {
         mmu: { type: 'string' },
         profile: { type: 'string' },
         clock: { type: 'string', default: 'host' },
-        tier: { type: 'string', default: '1' },
+        tier: { type: 'string' },
         'no-chaining': { type: 'boolean', default: false },
         'no-adaptive': { type: 'boolean', default: false },
         image: { type: 'string' },
@@ -165,6 +170,7 @@ export async function nanobench(options: NanobenchArguments): Promise<number> {
       ...(operations !== undefined && { operations }),
       ...(cycles !== undefined && { cycles }),
       machine: { engine, hardware, clock, translator },
+      lacks: await findLacks(options),
       timeoutMs: timeoutSeconds * 1000,
     });
   } catch (error) {
@@ -177,6 +183,12 @@ export async function nanobench(options: NanobenchArguments): Promise<number> {
   }
   process.stdout.write(options.json ? json(options, run) : table(options, run));
   return run.results.some(({ status }) => status === 'failed') ? EXIT_CODE.fault : EXIT_CODE.ok;
+}
+
+/** What the host's virtualization cannot do, found out by the probe; the other engines can do everything. */
+async function findLacks({ engine, hardware, bits }: NanobenchArguments): Promise<NanobenchLacks> {
+  if (engine !== 'hardware' || hardware.accelerator === 'model') return {};
+  return nanobenchLacks(await probeHardware(), bits);
 }
 
 function writeImage(path: string, bits: NanobenchBits): number {

@@ -9,10 +9,13 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, expect, it } from 'vitest';
 import type { ExitReason } from '../../src-core/accounting/exits.ts';
+import { probeHardware } from '../../src-core/engines/hardware/probe/parent.ts';
 import {
   buildNanobench,
   measureNanobench,
   NANOBENCH_NAMES,
+  nanobenchLacks,
+  nanobenchmark,
   type NanobenchBits,
   type NanobenchName,
   type NanobenchOptions,
@@ -29,6 +32,8 @@ const cli = fileURLToPath(new URL('../../src-main/cli.ts', import.meta.url));
 const timeoutMs = 120_000;
 /** Enough for every event to happen many times, and quick. */
 const quick = { cycles: 1_000_000, timeoutMs };
+/** What the hardware engine can do here. */
+const kvm = await probeHardware();
 const only64: readonly NanobenchName[] = ['syscall', 'cr8wr'];
 
 interface Ended {
@@ -141,6 +146,26 @@ describe.each([32, 64] as const)('%i-bit', (bits: NanobenchBits) => {
     expect(done(await measureNanobench(options))).toEqual(done(first));
   });
 
+  if (kvm.verdict === 'unable') it.skip(`KVM: ${kvm.failure?.message ?? 'it cannot be used'}`);
+  else {
+    it('does everything it measures on KVM, and skips by name what that cannot do', async () => {
+      const lacks = nanobenchLacks(kvm, bits);
+      const run = await measureNanobench({
+        bits,
+        ...quick,
+        lacks,
+        machine: { engine: 'hardware', hardware: { accelerator: 'kvm' } },
+      });
+      for (const result of run.results) {
+        const lacking = ['kernel' as const, ...nanobenchmark(result.name).needs].some(
+          (need) => need in lacks,
+        );
+        const status = lacking ? 'skipped' : 'measured';
+        expect(result.status).toBe(applicable.includes(result.name) ? status : 'notApplicable');
+      }
+    });
+  }
+
   const qemu = findQemu();
   if (qemu === undefined) it.skip('QEMU: this machine has no qemu-system-x86_64');
   else {
@@ -187,12 +212,12 @@ describe('what runs', () => {
       bits: 32,
       ...quick,
       only: ['in', 'pgfault', 'forkwait', 'hlt'],
-      lacks: { paging: 'no 32-bit paging here', localApic: 'no APIC' },
+      lacks: { paging: 'no 32-bit paging here', interrupts: 'none get in' },
     });
     expect(run.results).toMatchObject([
       { name: 'in', status: 'measured' },
       { name: 'pgfault', status: 'skipped', reason: 'no 32-bit paging here' },
-      { name: 'hlt', status: 'skipped', reason: 'no APIC' },
+      { name: 'hlt', status: 'skipped', reason: 'none get in' },
       { name: 'forkwait', status: 'skipped', reason: 'no 32-bit paging here' },
     ]);
   });

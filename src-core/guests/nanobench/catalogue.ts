@@ -1,10 +1,13 @@
 /** The nanobenchmarks by name: what each measures and what it needs, for those who run and those who show them. */
 
-/** What a benchmark needs of the machine beyond ring 0 and flat memory. An engine that lacks it skips by this. */
+/** What a benchmark may need of an engine, in words. Every one needs `kernel`: ring 0 of its width, and exceptions. */
 export const NANOBENCH_NEEDS = {
+  kernel: 'protected or long mode',
   paging: 'paging',
-  userMode: 'ring 3',
-  localApic: 'local APIC and I/O APIC',
+  pageFaults: 'page faults',
+  userMode: 'ring 3, entered by IRET and left by INT',
+  syscall: 'SYSCALL and SYSRET',
+  interrupts: 'interrupts',
 } as const;
 export type NanobenchNeed = keyof typeof NANOBENCH_NEEDS;
 
@@ -15,6 +18,7 @@ export interface NanobenchEntry {
   readonly name: string;
   /** One operation, in a line. */
   readonly summary: string;
+  /** Besides `kernel`. */
   readonly needs: readonly NanobenchNeed[];
   /** Why 32-bit code cannot have it; absent where it can. */
   readonly only64?: string;
@@ -28,7 +32,7 @@ export const NANOBENCHMARKS = [
   {
     name: 'syscall',
     summary: 'SYSCALL from ring 3 and SYSRET back',
-    needs: ['paging', 'userMode'],
+    needs: ['paging', 'userMode', 'syscall'],
     only64: 'SYSCALL does not exist in 32-bit code on this processor model',
   },
   { name: 'in', summary: 'IN from the interrupt controller’s mask register', needs: [] },
@@ -37,7 +41,7 @@ export const NANOBENCHMARKS = [
   {
     name: 'pgfault',
     summary: 'load from an unmapped page: #PF, handler, IRET',
-    needs: ['paging'],
+    needs: ['paging', 'pageFaults'],
   },
   { name: 'divzero', summary: 'DIV by zero: #DE, handler, IRET', needs: [] },
   { name: 'ptemod', summary: 'store to a page-table entry', needs: ['paging'] },
@@ -45,7 +49,7 @@ export const NANOBENCHMARKS = [
   {
     name: 'hlt',
     summary: 'HLT until the local APIC’s timer wakes it, the timer’s own 20 µs subtracted',
-    needs: ['localApic'],
+    needs: ['interrupts'],
   },
   { name: 'iret', summary: 'IRET within ring 0, the pushes before it subtracted', needs: [] },
   {
@@ -53,7 +57,7 @@ export const NANOBENCHMARKS = [
     summary: 'INVLPG and the refill after it, the page-table store subtracted',
     needs: ['paging'],
   },
-  { name: 'mmio', summary: 'load from the I/O APIC’s index register', needs: ['localApic'] },
+  { name: 'mmio', summary: 'load from the I/O APIC’s index register', needs: [] },
   { name: 'portwrite', summary: 'OUT to the serial port’s scratch register', needs: [] },
   { name: 'rdmsr', summary: 'RDMSR of IA32_APIC_BASE', needs: [] },
   {
@@ -69,7 +73,7 @@ export const NANOBENCHMARKS = [
   {
     name: 'forkwait',
     summary: 'fork with copy-on-write page tables, child writes four pages and exits, parent waits',
-    needs: ['paging', 'userMode'],
+    needs: ['paging', 'pageFaults', 'userMode'],
   },
 ] as const satisfies readonly NanobenchEntry[];
 

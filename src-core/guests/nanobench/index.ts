@@ -8,7 +8,9 @@ export {
   NANOBENCHMARKS,
 } from './catalogue.ts';
 export type { NanobenchBits, NanobenchEntry, NanobenchName, NanobenchNeed } from './catalogue.ts';
-export { buildNanobench, NANOBENCH_CYCLES, NANOBENCH_FORMAT } from './program.ts';
+export { buildNanobench, NANOBENCH_FORMAT } from './program.ts';
+export { nanobenchLacks } from './lacks.ts';
+export type { NanobenchLacks } from './lacks.ts';
 export { measureNanobench, NanobenchError } from './measure.ts';
 export type { NanobenchOptions, NanobenchResult, NanobenchRun } from './measure.ts';
 export { NanobenchOutputError, parseNanobenchLine } from './output.ts';

@@ -12,6 +12,7 @@ import {
   type NanobenchName,
   type NanobenchNeed,
 } from './catalogue.ts';
+import type { NanobenchLacks } from './lacks.ts';
 import { type NanobenchHead, type NanobenchLine, parseNanobenchLine } from './output.ts';
 import { buildNanobench } from './program.ts';
 
@@ -32,7 +33,7 @@ export interface NanobenchOptions {
   /** Engine, clock and translator of the machine. */
   readonly machine?: Pick<MachineConfigInput, 'engine' | 'hardware' | 'clock' | 'translator'>;
   /** What the engine cannot do here, and why: benchmarks that need it are skipped by name. */
-  readonly lacks?: Readonly<Partial<Record<NanobenchNeed, string>>>;
+  readonly lacks?: NanobenchLacks;
   /** Host time after which the run is given up, ms. */
   readonly timeoutMs: number;
   /** Called with each result as it comes. */
@@ -90,9 +91,11 @@ export async function measureNanobench(options: NanobenchOptions): Promise<Nanob
   const wanted = NANOBENCHMARKS.map(({ name }) => name).filter((name) => only?.includes(name) ?? true);
   const skipped = new Map<NanobenchName, string>();
   for (const name of wanted) {
-    const reason = nanobenchmark(name)
-      .needs.map((need) => lacks[need])
-      .find((text) => text !== undefined);
+    const entry = nanobenchmark(name);
+    // That this width has it not is the better reason: the guest says so itself.
+    if (bits === 32 && entry.only64 !== undefined) continue;
+    const needs: readonly NanobenchNeed[] = ['kernel', ...entry.needs];
+    const reason = needs.map((need) => lacks[need]).find((text) => text !== undefined);
     if (reason !== undefined) skipped.set(name, reason);
   }
   const names = wanted.filter((name) => !skipped.has(name));
@@ -122,8 +125,6 @@ class Brackets {
   #overheadBegan: Counts | undefined;
   #began: Counts | undefined;
   #rounds = 0;
-  /** The engine counts instructions. */
-  counted = false;
   readonly #net = new Map<ExitReason | 'instructions', number>();
 
   mark(kind: number, now: Counts): void {
@@ -140,7 +141,6 @@ class Brackets {
       case NANOBENCH_MARKS.ends:
         this.#add(this.#began, now, 1);
         this.#rounds++;
-        this.counted ||= (now.get('instructions') ?? 0) > (this.#began?.get('instructions') ?? 0);
         break;
     }
   }
@@ -167,6 +167,8 @@ class Session {
   #brackets = new Brackets();
   #head: NanobenchHead | undefined;
   #text = '';
+  /** The engine counts every instruction of the guest. */
+  #counted = false;
 
   constructor(options: NanobenchOptions, names: readonly NanobenchName[]) {
     this.#options = options;
@@ -176,6 +178,7 @@ class Session {
   async run(): Promise<{ tscKhz: number; results: readonly NanobenchResult[] }> {
     if (this.#names.length === 0) return { tscKhz: TSC_HZ / 1000, results: [] };
     const machine = this.#build();
+    this.#counted = machine.engine === 'software';
     try {
       await this.#toItsEnd(machine);
     } finally {
@@ -286,7 +289,7 @@ class Session {
       operations,
       cycles: cyclesPerOperation,
       ns: (cyclesPerOperation * 1e6) / this.#tscKhz(),
-      instructions: brackets.counted ? brackets.perOperation('instructions', operations) : undefined,
+      instructions: this.#counted ? brackets.perOperation('instructions', operations) : undefined,
       exits: exits
         .filter(({ perOperation }) => perOperation > 0)
         .sort((a, b) => b.perOperation - a.perOperation),

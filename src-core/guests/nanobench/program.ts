@@ -1,50 +1,24 @@
 /** The nanobenchmark kernel: reads its command line, runs what it names, and prints a line of JSON for each. */
 import type { MultibootFormat } from '../assembler/index.ts';
-import type { BenchmarkCode } from './benchmark.ts';
+import { emitCommandLine } from './command-line.ts';
 import { faultBenchmarks } from './faults.ts';
 import { instructionBenchmarks } from './instructions.ts';
-import {
-  NANOBENCH_MARK_PORT,
-  NANOBENCH_MARKS,
-  nanobenchmark,
-  NANOBENCHMARKS,
-  type NanobenchBits,
-} from './catalogue.ts';
+import { NANOBENCH_MARK_PORT, NANOBENCH_MARKS, type NanobenchBits } from './catalogue.ts';
 import { Lab } from './lab.ts';
 import { memoryBenchmarks } from './memory.ts';
 import { processBenchmarks } from './processes.ts';
 import { emitSerial, initializeSerial } from './serial.ts';
+import { emitTable, entrySize, field } from './table.ts';
 
 /** Version of the output's form. */
 export const NANOBENCH_FORMAT = 1;
-/** TSC cycles a benchmark is calibrated to take, unless the command line says otherwise. */
-export const NANOBENCH_CYCLES = 20_000_000;
+/** The interval the TSC's frequency is measured over: PIT clocks, about 4 ms (8254 at 1,193,182 Hz). */
+const pitClocks = 4773;
+const pitHz = 1_193_182;
 /** How often that is measured at most: until the bounds are within 1/256. */
 const clockRounds = 40;
 /** Overhead and benchmark are timed so often in turn; the least of each counts, for other work of the host only adds. */
 const rounds = 3;
-const defaultMaxLoops = 1 << 20;
-/** The interval the TSC's frequency is measured over: PIT clocks, about 4 ms (8254 at 1,193,182 Hz). */
-const pitClocks = 4773;
-const pitHz = 1_193_182;
-
-/** Doublewords of an entry of the table of benchmarks. */
-const field = {
-  name: 0,
-  /** Text that says why this width has it not, or 0. */
-  notApplicable: 4,
-  setup: 8,
-  overhead: 12,
-  body: 16,
-  check: 20,
-  teardown: 24,
-  /** Operations in a loop iteration. */
-  unroll: 28,
-  maxLoops: 32,
-  index: 36,
-  paging: 40,
-} as const;
-const entrySize = 44;
 
 /**
  * The kernel as a Multiboot image. Its command line, after the kernel's name, may hold `only=NAME,NAME...`,
@@ -68,183 +42,6 @@ export function buildNanobench(bits: NanobenchBits, format: MultibootFormat = 'e
   lab.code(initializeSerial());
   emitMain(lab);
   return lab.kernel.finish().build(format);
-}
-
-function emitTable(lab: Lab, written: readonly BenchmarkCode[]): void {
-  const rows: string[] = [];
-  NANOBENCHMARKS.forEach((entry, index) => {
-    const { name, only64, needs } = { ...nanobenchmark(entry.name) };
-    const code = written.find((candidate) => candidate.name === name);
-    const label = lab.text(name);
-    if (code) emitBenchmark(lab, code);
-    const reason = code ? '0' : lab.text(only64 ?? 'not written for this width');
-    const at = (part: string): string => (code ? `${name}$${part}` : '0');
-    const unroll = (code?.unroll ?? 1) * (code?.operations ?? 1);
-    rows.push(
-      `dd ${label}, ${reason}, ${at('setup')}, ${at('overhead')}, ${at('body')}, ${at('check')}`,
-      `dd ${at('teardown')}, ${unroll}, ${code?.maxLoops ?? defaultMaxLoops}, ${index}`,
-      `dd ${needs.includes('paging') ? 1 : 0}`,
-    );
-  });
-  lab.data(['align 8', 'benchmarks:', ...rows, 'benchmarks_end:'].join('\n'));
-}
-
-function emitBenchmark(lab: Lab, code: BenchmarkCode): void {
-  const { name, unroll } = code;
-  code.install?.(lab);
-  const loop = (part: string, body: string): void => {
-    const again = lab.kernel.unique('again');
-    const run = (): void => {
-      lab.code(code.before ?? 'xor esi, esi');
-      lab.code(`${again}:`);
-      // Labels in the text must differ from copy to copy.
-      for (let copy = 0; copy < unroll; copy++) lab.code(body.replaceAll('@', `${part}${copy}`));
-      lab.code(`dec edi\njnz ${again}`);
-      lab.code(code.after ?? 'mov [events], %si');
-    };
-    lab.code(`${name}$${part}:`);
-    if (code.user === true) lab.user(run);
-    else run();
-    lab.code('ret');
-  };
-  lab.code(`${name}$setup:\n${code.setup ?? ''}\nret`);
-  loop('overhead', code.overhead ?? '');
-  loop('body', code.body);
-  lab.code(`${name}$check:\n${code.check ?? ''}\nret\n${name}$teardown:\n${code.teardown ?? ''}\nret`);
-  if (code.routines !== undefined) lab.code(code.routines);
-}
-
-function emitCommandLine(lab: Lab): void {
-  lab.code(`
-    ; sets what the command line says; [paging_wanted] where a benchmark that needs it is among those
-    parse_command_line:
-      mov ebx, [multiboot_information]
-      test dword [%bx], 4
-      jz parse$options
-      mov eax, [%bx+16]
-      mov [command_line], eax
-    parse$options:
-      mov %si, ${lab.text('operations=')}
-      call option
-      test %di, %di
-      jz parse$no_operations
-      call decimal
-      mov [operations_wanted], eax
-    parse$no_operations:
-      mov %si, ${lab.text('cycles=')}
-      call option
-      test %di, %di
-      jz parse$no_cycles
-      call decimal
-      mov [cycles_wanted], eax
-    parse$no_cycles:
-      mov %si, ${lab.text('only=')}
-      call option
-      mov [only], %di
-      mov %bp, benchmarks
-    parse$next:
-      call selected
-      jnz parse$not
-      mov eax, [%bp+${field.paging}]
-      or [paging_wanted], eax
-    parse$not:
-      add %bp, ${entrySize}
-      cmp %bp, benchmarks_end
-      jb parse$next
-      ret
-
-    ; the word of the command line that begins with the text at %si: what follows it, or 0, in %di
-    option:
-      mov edi, [command_line]
-      test %di, %di
-      jz option$none
-    option$word:
-      mov %dx, %di
-      mov %cx, %si
-    option$character:
-      mov al, [%cx]
-      test al, al
-      jz option$found
-      cmp al, [%dx]
-      jnz option$skip
-      inc %cx
-      inc %dx
-      jmp option$character
-    option$skip:
-      mov al, [%di]
-      test al, al
-      jz option$none
-      inc %di
-      cmp al, ' '
-      jnz option$skip
-      jmp option$word
-    option$found:
-      mov %di, %dx
-      ret
-    option$none:
-      xor edi, edi
-      ret
-
-    ; EAX = the decimal number at %di
-    decimal:
-      xor eax, eax
-    decimal$next:
-      movzx ecx, byte [%di]
-      sub ecx, '0'
-      cmp ecx, 9
-      ja decimal$end
-      imul eax, eax, 10
-      add eax, ecx
-      inc %di
-      jmp decimal$next
-    decimal$end:
-      ret
-
-    ; ZF: the benchmark at %bp is to run
-    selected:
-      mov %di, [only]
-      test %di, %di
-      jz selected$end
-    selected$item:
-      mov %dx, %di
-      mov ecx, [%bp+${field.name}]
-    selected$character:
-      mov al, [%cx]
-      mov ah, [%dx]
-      test al, al
-      jz selected$name_ends
-      cmp al, ah
-      jnz selected$skip
-      inc %cx
-      inc %dx
-      jmp selected$character
-    selected$name_ends:
-      cmp ah, ','
-      jz selected$end
-      cmp ah, ' '
-      jz selected$end
-      test ah, ah
-      jz selected$end
-    selected$skip:
-      mov al, [%di]
-      inc %di
-      cmp al, ','
-      jz selected$item
-      cmp al, ' '
-      jz selected$none
-      test al, al
-      jnz selected$skip
-    selected$none:
-      or eax, 1
-    selected$end:
-      ret`);
-  lab.data(`
-    align 8
-    only: dq 0
-    command_line: dd 0
-    operations_wanted: dd 0
-    cycles_wanted: dd ${NANOBENCH_CYCLES}
-    paging_wanted: dd 0`);
 }
 
 function emitDriver(lab: Lab): void {
