@@ -95,7 +95,7 @@ describe.skipIf(withoutChromium('Linux in the window, in Chromium'))('Linux in t
 
   test(
     'a killed VM says so and offers a restart; the other runs on',
-    { timeout: 300_000 },
+    { timeout: 480_000 },
     async (context) => {
       const { page } = browser;
       await window.create({ name: 'second', memory: '128 MiB', ...files(context) });
