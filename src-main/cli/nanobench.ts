@@ -19,7 +19,11 @@ import {
 } from '../../src-core/guests/nanobench/index.ts';
 import { probeHardware } from '../../src-core/engines/hardware/probe/parent.ts';
 import { EngineUnavailableError } from '../../src-core/machine/machine.ts';
-import type { HardwareOptionsInput, TranslatorOptionsInput } from '../../src-core/protocol/machine-config.ts';
+import {
+  type HardwareOptionsInput,
+  type TranslatorOptions,
+  translatorOptionsSchema,
+} from '../../src-core/protocol/machine-config.ts';
 import { parseChoice, parseTimeout, parseWhole, UsageError } from './arguments.ts';
 import { EXIT_CODE } from './run.ts';
 
@@ -67,7 +71,7 @@ export interface NanobenchArguments {
   engine: 'software' | 'hardware';
   hardware: HardwareOptionsInput;
   clock: 'host' | 'icount';
-  translator: TranslatorOptionsInput;
+  translator: TranslatorOptions;
   image: string | undefined;
   json: boolean;
   timeoutSeconds: number;
@@ -108,13 +112,13 @@ export function parseNanobenchArguments(args: string[]): NanobenchArguments {
       ...(profile !== undefined && { profile }),
     },
     clock,
-    translator: {
+    translator: translatorOptionsSchema.parse({
       ...(values.tier !== undefined && {
         tier: parseChoice('--tier', values.tier, ['0', '1']) === '0' ? 0 : 1,
       }),
       chaining: !values['no-chaining'],
       adaptive: !values['no-adaptive'],
-    },
+    }),
     image: values.image,
     json: values.json,
     timeoutSeconds: parseTimeout(values.timeout) ?? TIMEOUT_SECONDS,
@@ -207,8 +211,8 @@ function engineName({ engine, hardware, translator }: NanobenchArguments): strin
   if (engine === 'software') {
     const off = [
       translator.tier === 0 && 'interpreter only',
-      translator.chaining === false && 'no chaining',
-      translator.adaptive === false && 'not adaptive',
+      !translator.chaining && 'no chaining',
+      !translator.adaptive && 'not adaptive',
     ].filter((text) => text !== false);
     return off.length > 0 ? `software engine (${off.join(', ')})` : 'software engine';
   }
