@@ -26,6 +26,8 @@ export interface Engine {
    * stack) that happens when the run ends.
    */
   leave(): void;
+  /** What lies under the engine counts too (KVM's statistics), by names of its own. */
+  counters?(): Record<string, number>;
   /** Asks a run in progress (a device callback is on its stack) to end after the current instruction. */
   requestExit(): void;
   /** Guest memory [phys, phys + length) was changed by something other than the vCPU (DMA, a loader, a snapshot). */

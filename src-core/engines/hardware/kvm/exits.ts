@@ -1,11 +1,11 @@
 import { ARENA } from '../../../machine/arena.ts';
 import type { Cpu } from '../../../x86/cpu.ts';
 import { GuestFault } from '../../../x86/faults.ts';
+import { MSR } from '../../../x86/layout.ts';
 import { MSR_INDEX, readMsr, writeMsr } from '../../../x86/msr.ts';
 import { PhysicalMemory } from '../../../x86/physical.ts';
-import { EXIT_IO, EXIT_MMIO, EXIT_MSR, RUN } from './layout.ts';
+import { EXIT_IO, EXIT_MMIO, EXIT_MSR, RUN, SREGS } from './layout.ts';
 import { exportMsr, isKept } from './model-registers.ts';
-import { setApicBase } from './registers.ts';
 import { exportTsc } from './tsc.ts';
 import type { KvmVcpu } from './vcpu.ts';
 
@@ -82,11 +82,19 @@ export class ExitHandlers {
     u8[EXIT + EXIT_MSR.error] = raises(() => {
       writeMsr(this.#cpu, index, u64[(EXIT + EXIT_MSR.data) >> 3]!);
       if (isKept(index)) exportMsr(this.#cpu, this.#vcpu, index);
-      else if (index === MSR_INDEX.apicBase) setApicBase(this.#cpu);
+      else if (index === MSR_INDEX.apicBase) this.#setApicBase();
       else if (index === MSR_INDEX.timeStampCounter || index === MSR_INDEX.tscAdjust) {
         exportTsc(this.#cpu, this.#vcpu);
       }
     });
+  }
+
+  /** Where the guest moved its local APIC, or that it switched it off: CPUID shows that. */
+  #setApicBase(): void {
+    const { u64, address } = this.#vcpu.buffer;
+    this.#vcpu.ioctl('getSregs', address);
+    u64[SREGS.apicBase >> 3] = this.#cpu.get64(MSR.apicBase);
+    this.#vcpu.ioctl('setSregs', address);
   }
 }
 

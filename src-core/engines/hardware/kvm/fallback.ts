@@ -2,8 +2,7 @@ import { InstructionInfoFactory, OpAccess } from 'iced-x86';
 import { ARENA } from '../../../machine/arena.ts';
 import type { Cpu } from '../../../x86/cpu.ts';
 import { BlockDecoder, INSTRUCTION_BYTES_MAX } from '../../../x86/decoder.ts';
-import { CTL } from '../../../x86/layout.ts';
-import { codeSizeOf } from '../../../x86/mode.ts';
+import type { CodeSize } from '../../../x86/mode.ts';
 import { EXIT_INTERNAL, INTERNAL_ERROR, RUN } from './layout.ts';
 
 const EXIT = ARENA.kvmRun + RUN.exit;
@@ -32,20 +31,21 @@ export class Fallback {
   }
 }
 
-/**
- * Whether the instruction at which KVM gave up, about to be executed in software, may write memory other than its stack.
- * True where that can't be told.
- */
-export function mayWriteMemory(cpu: Cpu): boolean {
-  const { u8, u32 } = cpu;
-  const hasBytes =
+/** The bytes of the instruction that KVM could not emulate, where the exit tells them. */
+export function refusedInstruction({ u8, u32 }: Cpu): Uint8Array | undefined {
+  const told =
     u32[(EXIT + EXIT_INTERNAL.suberror) >> 2] === INTERNAL_ERROR.emulation &&
     (u32[(EXIT + EXIT_INTERNAL.flags) >> 2]! & 1) !== 0;
-  const size = hasBytes ? Math.min(INSTRUCTION_BYTES_MAX, u8[EXIT + EXIT_INTERNAL.instructionSize]!) : 0;
-  if (size === 0) return true;
+  const size = told ? Math.min(INSTRUCTION_BYTES_MAX, u8[EXIT + EXIT_INTERNAL.instructionSize]!) : 0;
+  if (size === 0) return undefined;
   const from = EXIT + EXIT_INTERNAL.instructionBytes;
   // A copy: iced-x86 takes no shared memory.
-  const decoder = new BlockDecoder(u8.slice(from, from + size), codeSizeOf(cpu.get32(CTL.modeKey)));
+  return u8.slice(from, from + size);
+}
+
+/** Whether an instruction may write memory other than its stack. */
+export function mayWriteMemory(bytes: Uint8Array, codeSize: CodeSize): boolean {
+  const decoder = new BlockDecoder(bytes, codeSize);
   try {
     const decoded = decoder.next();
     return decoded.kind !== 'instruction' || writesMemory(decoded.instruction);

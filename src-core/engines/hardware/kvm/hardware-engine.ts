@@ -4,12 +4,13 @@ import type { Cpu } from '../../../x86/cpu.ts';
 import { CPUID_MODEL } from '../../../x86/cpuid.ts';
 import { deliverInterrupt } from '../../../x86/interrupts.ts';
 import { CTL } from '../../../x86/layout.ts';
+import { codeSizeOf } from '../../../x86/mode.ts';
 import type { Engine, RunEnd } from '../../engine.ts';
 import { ExitHandlers } from './exits.ts';
-import { Fallback, mayWriteMemory } from './fallback.ts';
+import { Fallback, mayWriteMemory, refusedInstruction } from './fallback.ts';
 import { EVENTS, EXIT_REASON, RUN, SYNC } from './layout.ts';
 import { MSRS_IN_KVM } from './model-registers.ts';
-import { injectInterrupt, type InjectedEvent } from './registers.ts';
+import type { InjectedEvent } from './registers.ts';
 import { Residence } from './residence.ts';
 import { SliceTimer } from './slice-timer.ts';
 import { KvmSystem, type KvmSystemOptions } from './system.ts';
@@ -50,8 +51,6 @@ export class HardwareEngine implements Engine {
   readonly #residence: Residence;
   readonly #handlers: ExitHandlers;
   readonly #fallback = new Fallback();
-  /** The last exit's instruction is finished by the next KVM_RUN. */
-  #unfinished = false;
   /** What physical addresses mean has changed. */
   #remapped = false;
   #running = false;
@@ -128,7 +127,6 @@ export class HardwareEngine implements Engine {
       if (!this.#offerEvents()) return 'halt';
       const refusable = this.#dirty === SYNC.all;
       const exit = this.#vcpu.run();
-      this.#unfinished = false;
       this.#takeTaskPriority();
       if (exit === INTERRUPTED) {
         this.#timer.drain();
@@ -143,13 +141,11 @@ export class HardwareEngine implements Engine {
   /** Handles an exit. */
   #handle(exit: number): RunEnd | undefined {
     const { accounting } = this.#cpu;
-    this.#residence.watchPaging();
     switch (exit) {
       case EXIT_REASON.io:
         this.#serve('portIo', () => this.#handlers.portIo());
         return undefined;
       case EXIT_REASON.mmio:
-        this.#unfinished = true;
         this.#handlers.mmio();
         return undefined;
       case EXIT_REASON.rdmsr:
@@ -182,7 +178,6 @@ export class HardwareEngine implements Engine {
   #serve(reason: ExitReason, handle: () => void): void {
     const { accounting } = this.#cpu;
     accounting.count(reason);
-    this.#unfinished = true;
     const tick = ((this.#ticks.get(reason) ?? 0) + 1) % TIMED_EVERY;
     this.#ticks.set(reason, tick);
     if (tick !== 0) return handle();
@@ -204,7 +199,7 @@ export class HardwareEngine implements Engine {
     if (u32[CTL.nmiPending >> 2] !== 0) {
       this.#vcpu.ioctl('nmi', 0);
       u32[CTL.nmiPending >> 2] = 0;
-      if (u8[K + RUN.events + EVENTS.nmiMasked] === 0) awake = true;
+      if (halted) awake = !this.#nmiMasked();
     }
     let window = 0;
     if (cpu.interrupts.hasInterrupt()) {
@@ -226,9 +221,15 @@ export class HardwareEngine implements Engine {
     return awake;
   }
 
+  /** KVM holds non-maskable interrupts back until the handler of one ends. */
+  #nmiMasked(): boolean {
+    this.#readRegisters();
+    return this.#cpu.u8[K + RUN.events + EVENTS.nmiMasked] !== 0;
+  }
+
   #inject(vector: number): void {
     const cpu = this.#cpu;
-    injectInterrupt(cpu, vector);
+    this.#vcpu.interrupt(vector);
     cpu.accounting.count('interrupt');
     cpu.accounting.detail('interrupt', `0x${vector.toString(16).padStart(2, '0')}`);
     // KVM takes one at a time, and says when it is ready for the next only after it was run.
@@ -275,7 +276,7 @@ export class HardwareEngine implements Engine {
   leave(): void {
     this.#leaveAfterRun = this.#running;
     if (this.#running || !this.#residence.inKvm) return;
-    this.#finishInstruction();
+    this.#readRegisters();
     const event = this.#residence.leave();
     this.#software.flush();
     if (event && this.#deliver(event)) this.#shutdown = true;
@@ -286,15 +287,15 @@ export class HardwareEngine implements Engine {
   }
 
   /**
-   * Has KVM finish the instruction that left it, which may leave it again, and execute nothing further. Registers that
-   * KVM was to take but did not run with are then the ones it has.
+   * Has KVM finish the instruction that left it, which may leave it again, execute nothing further, and write its
+   * registers to kvm_run. Registers that KVM was to take but did not run with are then the ones it has.
    */
-  #finishInstruction(): void {
-    while (this.#unfinished || this.#dirty !== 0) {
-      const exit = this.#vcpu.complete();
-      this.#unfinished = false;
+  #readRegisters(): void {
+    for (;;) {
+      const exit = this.#vcpu.readRegisters();
+      if (exit === INTERRUPTED) break;
       if (exit === REFUSED) throw refusedRun(this.#vcpu.lastErrno);
-      if (exit !== INTERRUPTED) this.#handle(exit);
+      this.#handle(exit);
     }
     this.#takeTaskPriority();
   }
@@ -305,10 +306,16 @@ export class HardwareEngine implements Engine {
   #fallBack(): RunEnd | undefined {
     const cpu = this.#cpu;
     cpu.accounting.count('softwareFallback');
+    // Told where KVM will write its next exit.
+    const instruction = refusedInstruction(cpu);
+    this.#readRegisters();
     const event = this.#residence.borrow();
     const count = this.#fallback.begin();
     if (event && this.#deliver(event)) return 'shutdown';
-    if (count > 1 || event || mayWriteMemory(cpu)) this.#residence.markStale();
+    const alone = count === 1 && !event && instruction !== undefined;
+    if (!alone || mayWriteMemory(instruction, codeSizeOf(cpu.get32(CTL.modeKey)))) {
+      this.#residence.markStale();
+    }
     const end = this.#runSoftware(count);
     this.#fallback.end();
     if (end !== 'shutdown') this.#residence.giveBack();
@@ -341,6 +348,12 @@ export class HardwareEngine implements Engine {
   }
 
   // ---- the machine ---------------------------------------------------------------------------------------------
+
+  counters(): Record<string, number> {
+    const counters: Record<string, number> = {};
+    for (const [name, value] of Object.entries(this.#vm.counters())) counters[`vm.${name}`] = value;
+    return Object.assign(counters, this.#vcpu.counters());
+  }
 
   requestExit(): void {
     this.#exitRequested = true;

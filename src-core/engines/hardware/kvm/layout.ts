@@ -317,13 +317,6 @@ export const CPUID2 = {
 export const DEVICE_ATTR = { group: 4, attr: 8, address: 16, tscControl: 0, tscOffset: 0 } as const;
 
 /** struct kvm_stats_header: u32 each. */
-export const STATS_HEADER = { nameSize: 4, count: 8, idOffset: 12, descOffset: 16, dataOffset: 20 } as const;
+export const STATS_HEADER = { nameSize: 4, count: 8, descOffset: 16, dataOffset: 20 } as const;
 /** struct kvm_stats_desc: u32 flags, s16 exponent, u16 size, u32 offset, u32 bucket size, then the name. */
-export const STATS_DESCRIPTOR = {
-  flags: 0,
-  exponent: 4,
-  size: 6,
-  offset: 8,
-  bucketSize: 12,
-  name: 16,
-} as const;
+export const STATS_DESCRIPTOR = { size: 6, offset: 8, name: 16 } as const;

@@ -46,7 +46,6 @@ export interface Libc {
   mapOver(address: number, length: number, fd: number): boolean;
   /** Puts fresh anonymous memory in the place of a mapping made by `mapOver`. */
   unmapOver(address: number, length: number): boolean;
-  pread(fd: number, address: number, length: number, offset: number): number;
   /** Thread id of the calling thread. */
   threadId(): number;
   /** First real-time signal that is free. */
@@ -113,9 +112,6 @@ function load(): Libc {
     fd: number,
     offset: number,
   ) => number | bigint;
-  const pread = library.func(
-    'int64_t pread(int fd, uint64_t buffer, size_t count, int64_t offset)',
-  ) as Libc['pread'];
   const gettid = library.func('int gettid()') as () => number;
   const sigrtmin = library.func('int __libc_current_sigrtmin()') as () => number;
   const syscall = library.func(
@@ -142,7 +138,6 @@ function load(): Libc {
           0,
         ),
       ) === address,
-    pread,
     threadId: () => gettid(),
     firstRealTimeSignal: () => sigrtmin(),
     blockSignals: (set) => syscall(SYS.rt_sigprocmask, SIG_BLOCK, set, 0, SIGSET_SIZE),

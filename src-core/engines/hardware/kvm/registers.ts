@@ -123,12 +123,6 @@ export function exportSystem(cpu: Cpu): void {
   markDirty(cpu, SYNC.sregs);
 }
 
-/** Tells KVM where the guest moved its local APIC, or that it switched it off: CPUID shows that. */
-export function setApicBase(cpu: Cpu): void {
-  copy64(cpu.u32, MSR.apicBase, SREGS_AT + SREGS.apicBase);
-  markDirty(cpu, SYNC.sregs);
-}
-
 function exportTable({ u16, u32 }: Cpu, from: number, to: number): void {
   copy64(u32, from, to);
   u16[(to + SREGS.tableLimit) >> 1] = u32[(from + TABLE_LIMIT) >> 2]!;
@@ -144,29 +138,16 @@ export function exportEvents(cpu: Cpu): void {
   u8[EVENTS_AT + EVENTS.nmiPending] = u32[CTL.nmiPending >> 2]!;
   u8[EVENTS_AT + EVENTS.nmiMasked] = u32[CTL.nmiBlocked >> 2]!;
   u32[CTL.nmiPending >> 2] = 0;
-  markEvents(cpu);
+  u32[(EVENTS_AT + EVENTS.flags) >> 2] = EVENTS_VALID.nmiPending | EVENTS_VALID.shadow;
+  markDirty(cpu, SYNC.events);
 }
 
 /** CTL.interruptShadow: made by MOV SS or POP SS. */
 const SHADOW_NO_DEBUG = 2;
 const SHADOW_STI = 1;
 
-function markEvents(cpu: Cpu): void {
-  cpu.u32[(EVENTS_AT + EVENTS.flags) >> 2] = EVENTS_VALID.nmiPending | EVENTS_VALID.shadow;
-  markDirty(cpu, SYNC.events);
-}
-
 function markDirty({ u32 }: Cpu, parts: number): void {
   u32[(ARENA.kvmRun + RUN.dirtyRegs) >> 2]! |= parts;
-}
-
-/** Has KVM deliver an external interrupt with the next instruction. KVM has said that it is ready for one. */
-export function injectInterrupt(cpu: Cpu, vector: number): void {
-  const { u8 } = cpu;
-  u8[EVENTS_AT + EVENTS.interruptInjected] = 1;
-  u8[EVENTS_AT + EVENTS.interruptNumber] = vector;
-  u8[EVENTS_AT + EVENTS.interruptSoft] = 0;
-  markEvents(cpu);
 }
 
 // ---- KVM's state to the arena ------------------------------------------------------------------------------------

@@ -65,11 +65,6 @@ export class Residence {
     this.#stale = true;
   }
 
-  /** To be called at exits: whether the guest uses paging. */
-  watchPaging(): void {
-    if ((this.#cpu.i32[(K + RUN.sregs + SREGS.cr0) >> 2]! & CR0_PG) !== 0) this.#paged = true;
-  }
-
   /** Gives KVM the state in the arena. */
   enter(): void {
     const cpu = this.#cpu;
@@ -119,6 +114,7 @@ export class Residence {
   #importRegisters(): InjectedEvent | undefined {
     const cpu = this.#cpu;
     importRegisters(cpu);
+    if ((cpu.i32[CR0 >> 2]! & CR0_PG) !== 0) this.#paged = true;
     const event = importEvents(cpu);
     importFloatingPoint(cpu, this.#vcpu);
     importDebugRegisters(cpu, this.#vcpu);

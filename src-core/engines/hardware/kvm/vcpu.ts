@@ -4,6 +4,7 @@ import { describeErrno, KvmError } from './errors.ts';
 import { VCPU_IOCTL } from './ioctl.ts';
 import { CPUID2, DEVICE_ATTR, EXIT_REASON, MSRS, RUN, SIZE, SYNC } from './layout.ts';
 import { checked, type Libc } from './libc.ts';
+import { KvmStatistics } from './statistics.ts';
 
 /** What KVM_RUN came back with when no exit is to be handled. */
 export const INTERRUPTED = -1;
@@ -19,6 +20,8 @@ export interface KvmVcpuParts {
   calls: Libc;
   fd: number;
   arena: Arena;
+  /** This KVM has KVM_GET_STATS_FD. */
+  hasStatistics: boolean;
   /** Puts ordinary memory in the place of kvm_run. */
   unmap: () => boolean;
 }
@@ -43,17 +46,18 @@ export class KvmVcpu {
   readonly #u8: Uint8Array;
   readonly #u32: Uint32Array;
   readonly #unmap: () => boolean;
+  readonly #hasStatistics: boolean;
+  #statistics: KvmStatistics | undefined;
   #closed = false;
 
-  constructor({ calls, fd, arena, unmap }: KvmVcpuParts) {
+  constructor({ calls, fd, arena, hasStatistics, unmap }: KvmVcpuParts) {
+    this.#hasStatistics = hasStatistics;
     this.#calls = calls;
     this.#fd = fd;
     this.#u8 = arena.u8;
     this.#u32 = arena.u32;
     this.#unmap = unmap;
     this.buffer = new CallBuffer(calls, BUFFER_SIZE);
-    // Every exit brings registers, segments and events with it.
-    this.#u32[(K + RUN.validRegs) >> 2] = SYNC.all;
   }
 
   /** Runs the guest to the next exit: its reason (EXIT_REASON), INTERRUPTED or REFUSED. */
@@ -71,6 +75,23 @@ export class KvmVcpu {
     const result = this.run();
     this.#u8[K + RUN.immediateExit] = 0;
     return result;
+  }
+
+  /**
+   * `complete`, after which registers, segments and events stand in kvm_run. They do not come with every exit: reading
+   * them out of the processor costs a large part of what an exit does.
+   */
+  readRegisters(): number {
+    this.#u32[(K + RUN.validRegs) >> 2] = SYNC.all;
+    const result = this.complete();
+    this.#u32[(K + RUN.validRegs) >> 2] = 0;
+    return result;
+  }
+
+  /** Has KVM deliver an external interrupt with the next instruction. KVM has said that it is ready for one. */
+  interrupt(vector: number): void {
+    this.buffer.u32[0] = vector;
+    this.ioctl('interrupt', this.buffer.address);
   }
 
   /** Calls an ioctl of the vCPU's descriptor. @throws SystemCallError */
@@ -160,9 +181,16 @@ export class KvmVcpu {
     return this.tryIoctl(name, address) >= 0;
   }
 
+  /** KVM's own counters of the vCPU by name; none where this KVM has no binary statistics. */
+  counters(): Record<string, number> {
+    if (this.#hasStatistics) this.#statistics ??= new KvmStatistics(this.ioctl('getStatsFd', 0));
+    return this.#statistics?.read() ?? {};
+  }
+
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
+    this.#statistics?.close();
     // The mapping holds the vCPU, and with it the VM.
     const unmapped = this.#unmap();
     this.#calls.close(this.#fd);

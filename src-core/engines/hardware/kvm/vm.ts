@@ -5,6 +5,7 @@ import { CAP, VM_IOCTL } from './ioctl.ts';
 import { ENABLE_CAP, MEMORY_REGION, MSR_EXIT, MSR_FILTER, SIZE } from './layout.ts';
 import { checked, ERRNO, type Libc } from './libc.ts';
 import type { KvmSystem } from './system.ts';
+import { KvmStatistics } from './statistics.ts';
 import { KvmVcpu } from './vcpu.ts';
 
 /** Guest-physical memory that KVM serves without an exit. */
@@ -57,6 +58,7 @@ export class KvmVm {
   /** Where the spare page is; 0 before it is first needed. */
   #sparePage = 0;
   #vcpu: KvmVcpu | undefined;
+  #statistics: KvmStatistics | undefined;
   #closed = false;
 
   /** @throws KvmError `create` */
@@ -226,9 +228,18 @@ export class KvmVm {
       calls: this.calls,
       fd,
       arena: this.arena,
+      hasStatistics: this.extension(CAP.binaryStatsFd) > 0,
       unmap: () => this.calls.unmapOver(this.#arenaAddress + ARENA.kvmRun, size),
     });
     return this.#vcpu;
+  }
+
+  /** KVM's own counters of the VM by name; none where this KVM has no binary statistics. */
+  counters(): Record<string, number> {
+    if (this.#statistics === undefined && this.extension(CAP.binaryStatsFd) > 0) {
+      this.#statistics = new KvmStatistics(this.ioctl('getStatsFd', 0));
+    }
+    return this.#statistics?.read() ?? {};
   }
 
   /** Slots first, then the vCPU with its mapping, then the descriptors: nothing of KVM's is left in the arena. */
@@ -238,6 +249,7 @@ export class KvmVm {
     try {
       this.deleteSlots();
     } finally {
+      this.#statistics?.close();
       this.#vcpu?.close();
       this.calls.close(this.#fd);
       live.delete(this);

@@ -1,7 +1,16 @@
 import { type AssembledImage, Assembler, type Bits, source } from '../../../guests/assembler/index.ts';
 import type { ProbeCheckId } from '../../../protocol/hardware-probe.ts';
-import { longMode, paging32, pagingPae, PLACE, protectedMode, realMode, SELECTOR } from './modes.ts';
-import { PORT, type TinyRun, type TinyVm } from './tiny-vm.ts';
+import {
+  type GuestPlace,
+  longMode,
+  paging32,
+  pagingPae,
+  PLACE,
+  protectedMode,
+  realMode,
+  SELECTOR,
+} from './modes.ts';
+import { PORT, type TinyRun } from './tiny-vm.ts';
 
 /** A small guest: what it needs and how its result is judged. */
 export interface TinyGuest {
@@ -9,7 +18,7 @@ export interface TinyGuest {
   /** Assembly text, loaded at PLACE.code. */
   readonly code: string;
   /** Puts the vCPU into the guest's mode. `symbol` gives the addresses of its labels. */
-  readonly prepare: (vm: TinyVm, symbol: (name: string) => number) => void;
+  readonly prepare: (vm: GuestPlace, symbol: (name: string) => number) => void;
   /** Values it reports. */
   readonly expected: readonly number[];
   /** Anything beyond the values that is wrong. */

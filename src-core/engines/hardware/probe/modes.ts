@@ -13,7 +13,13 @@ import {
   EFER_SCE,
 } from '../../../x86/bits.ts';
 import { MSR } from '../../../x86/layout.ts';
-import type { TinyVm } from './tiny-vm.ts';
+import type { Cpu } from '../../../x86/cpu.ts';
+
+/** A vCPU and its memory from physical address 0 on. */
+export interface GuestPlace {
+  readonly cpu: Cpu;
+  readonly view: DataView;
+}
 
 /** Where things stand in a small guest's memory. */
 export const PLACE = {
@@ -73,7 +79,7 @@ const TWO_MIB = 0x200000;
 export type Gates = Readonly<Record<number, number>>;
 
 /** 16-bit code at PLACE.code, segments based at 0. */
-export function realMode(vm: TinyVm): void {
+export function realMode(vm: GuestPlace): void {
   const { cpu } = vm;
   cpu.reset();
   for (let i = 0; i < 6; i++) {
@@ -84,14 +90,14 @@ export function realMode(vm: TinyVm): void {
   start(vm);
 }
 
-function start({ cpu }: TinyVm): void {
+function start({ cpu }: GuestPlace): void {
   cpu.setGpr(4, BigInt(PLACE.stackTop));
   cpu.rip = BigInt(PLACE.code);
   cpu.stateReplaced();
 }
 
 /** 32-bit code of ring 0 with flat segments, an IDT of 8-byte gates and a TSS. */
-export function protectedMode(vm: TinyVm, gates: Gates = {}): void {
+export function protectedMode(vm: GuestPlace, gates: Gates = {}): void {
   const { cpu, view } = vm;
   cpu.reset();
   writeGdt(vm);
@@ -108,7 +114,7 @@ export function protectedMode(vm: TinyVm, gates: Gates = {}): void {
 }
 
 /** The first 4 MiB one to one, all for ring 3 too, and PLACE.mapped. */
-export function paging32(vm: TinyVm, gates: Gates = {}): void {
+export function paging32(vm: GuestPlace, gates: Gates = {}): void {
   protectedMode(vm, gates);
   const { cpu, view } = vm;
   const [directory, identity, test] = tables();
@@ -121,7 +127,7 @@ export function paging32(vm: TinyVm, gates: Gates = {}): void {
 }
 
 /** The same with PAE paging, in pages of 2 MiB where they do. */
-export function pagingPae(vm: TinyVm): void {
+export function pagingPae(vm: GuestPlace): void {
   protectedMode(vm);
   const { cpu, view } = vm;
   const [pointers, directory, test] = tables();
@@ -139,7 +145,7 @@ function writeDirectory(view: DataView, directory: number, test: number): void {
 }
 
 /** 64-bit code of ring 0, the same memory, SSE enabled, SYSCALL going to `syscallEntry`. */
-export function longMode(vm: TinyVm, gates: Gates = {}, syscallEntry = 0): void {
+export function longMode(vm: GuestPlace, gates: Gates = {}, syscallEntry = 0): void {
   const { cpu, view } = vm;
   cpu.reset();
   writeGdt(vm);
@@ -168,7 +174,7 @@ function tables(): [number, number, number, number] {
   return [at(0), at(1), at(2), at(3)];
 }
 
-function writeGdt({ view }: TinyVm): void {
+function writeGdt({ view }: GuestPlace): void {
   for (const [name, attributes] of Object.entries(ATTRIBUTES)) {
     if (name === 'tss') continue;
     const at = PLACE.gdt + SELECTOR[name as keyof typeof SELECTOR];
@@ -181,7 +187,7 @@ function writeGdt({ view }: TinyVm): void {
   view.setUint32(PLACE.gdt + SELECTOR.tss + 4, ATTRIBUTES.tss << 8, true);
 }
 
-function loadSegments({ cpu }: TinyVm, code: number, attributes: number, idtLimit: number): void {
+function loadSegments({ cpu }: GuestPlace, code: number, attributes: number, idtLimit: number): void {
   for (let i = 0; i < 6; i++) {
     cpu.setSegment(i, {
       selector: i === SEGMENT_CS ? code : SELECTOR.data,

@@ -2,13 +2,12 @@ import { ExitAccounting } from '../../../accounting/exits.ts';
 import { ARENA, Arena } from '../../../machine/arena.ts';
 import { MemoryBus, PortBus } from '../../../machine/bus.ts';
 import { HostClock } from '../../../machine/clock.ts';
-import { FLAG_IF } from '../../../x86/bits.ts';
 import { Cpu } from '../../../x86/cpu.ts';
 import { CPUID_MODEL } from '../../../x86/cpuid.ts';
 import { exportFloatingPoint } from '../kvm/floating-point.ts';
 import { EXIT_FAIL_ENTRY, EXIT_INTERNAL, EXIT_IO, EXIT_MMIO, EXIT_REASON, REGS, RUN } from '../kvm/layout.ts';
 import { exportMsrs } from '../kvm/model-registers.ts';
-import { exportEvents, exportGeneral, exportSystem, injectInterrupt } from '../kvm/registers.ts';
+import { exportEvents, exportGeneral, exportSystem } from '../kvm/registers.ts';
 import { SliceTimer } from '../kvm/slice-timer.ts';
 import type { KvmSystem } from '../kvm/system.ts';
 import { INTERRUPTED, type KvmVcpu, REFUSED, refusedRun } from '../kvm/vcpu.ts';
@@ -95,7 +94,7 @@ export class TinyVm {
       if (wanted && cpu.u8[K + RUN.readyForInterruptInjection] !== 0) {
         wanted = false;
         cpu.u8[K + RUN.requestInterruptWindow] = 0;
-        injectInterrupt(cpu, VECTOR);
+        this.#vcpu.interrupt(VECTOR);
       }
       const exit = this.#vcpu.run();
       if (exit === EXIT_REASON.irqWindowOpen) {
@@ -120,7 +119,9 @@ export class TinyVm {
     return arena.view.getUint32(K + u32[(EXIT + EXIT_IO.dataOffset) >> 2]!, true);
   }
 
+  /** Where the guest stands. KVM overwrites what it told of the exit. */
   #place(): string {
+    this.#vcpu.readRegisters();
     const rip = this.cpu.get64(K + RUN.regs + REGS.rip);
     return `at RIP 0x${rip.toString(16)}`;
   }
@@ -132,12 +133,16 @@ export class TinyVm {
         return refusedRun(this.#vcpu.lastErrno).message;
       case EXIT_REASON.shutdown:
         return `triple fault ${this.#place()}`;
-      case EXIT_REASON.internalError:
-        return `KVM gives up ${this.#place()}${this.#instruction()}`;
+      case EXIT_REASON.internalError: {
+        const instruction = this.#instruction();
+        return `KVM gives up ${this.#place()}: ${instruction}`;
+      }
       case EXIT_REASON.failEntry:
         return `the processor refuses the guest’s state (0x${u32[(EXIT + EXIT_FAIL_ENTRY.reason) >> 2]!.toString(16)})`;
-      case EXIT_REASON.mmio:
-        return `access to 0x${u32[(EXIT + EXIT_MMIO.address) >> 2]!.toString(16)}, where nothing is, ${this.#place()}`;
+      case EXIT_REASON.mmio: {
+        const address = u32[(EXIT + EXIT_MMIO.address) >> 2]!;
+        return `access to 0x${address.toString(16)}, where nothing is, ${this.#place()}`;
+      }
       case EXIT_REASON.hlt:
         return `a fault ${this.#place()}`;
       default:
@@ -149,17 +154,12 @@ export class TinyVm {
   #instruction(): string {
     const { u8, u32 } = this.cpu;
     if (u32[(EXIT + EXIT_INTERNAL.suberror) >> 2] !== 1) {
-      return `: internal error ${u32[(EXIT + EXIT_INTERNAL.suberror) >> 2]!}`;
+      return `internal error ${u32[(EXIT + EXIT_INTERNAL.suberror) >> 2]!}`;
     }
-    if ((u32[(EXIT + EXIT_INTERNAL.flags) >> 2]! & 1) === 0) return ': an instruction it cannot emulate';
+    if ((u32[(EXIT + EXIT_INTERNAL.flags) >> 2]! & 1) === 0) return 'an instruction it cannot emulate';
     const from = EXIT + EXIT_INTERNAL.instructionBytes;
     const bytes = u8.slice(from, from + Math.min(8, u8[EXIT + EXIT_INTERNAL.instructionSize]!));
-    return `: it cannot emulate ${Buffer.from(bytes).toString('hex')}`;
-  }
-
-  /** The guest runs with interrupts enabled from its start. */
-  enableInterrupts(): void {
-    this.cpu.rflags |= FLAG_IF;
+    return `it cannot emulate ${Buffer.from(bytes).toString('hex')}`;
   }
 
   close(): void {
