@@ -44,7 +44,7 @@ export class HardwareEngine implements Engine {
   readonly kind = 'hardware';
   readonly #cpu: Cpu;
   readonly #software: Engine;
-  readonly #system: KvmSystem;
+  readonly #owned: { close(): void }[] = [];
   readonly #vm: KvmVm;
   readonly #vcpu: KvmVcpu;
   readonly #timer: SliceTimer;
@@ -57,7 +57,6 @@ export class HardwareEngine implements Engine {
   #leaveAfterRun = false;
   #exitRequested = false;
   #inSoftware = false;
-  #disposed = false;
   /** Delivering an event on the way out of KVM ended in a triple fault. */
   #shutdown = false;
   readonly #ticks = new Map<ExitReason, number>();
@@ -69,28 +68,27 @@ export class HardwareEngine implements Engine {
   constructor({ arena, cpu, software, kvm }: HardwareEngineParts) {
     this.#cpu = cpu;
     this.#software = software;
-    this.#system = new KvmSystem(kvm);
     try {
-      this.#vm = new KvmVm(this.#system, arena);
-    } catch (error) {
-      this.#system.close();
-      throw error;
-    }
-    try {
+      const system = this.#own(new KvmSystem(kvm));
+      this.#timer = this.#own(new SliceTimer(system.calls));
+      this.#vm = this.#own(new KvmVm(system, arena));
       this.#vm.filterMsrs(MSRS_IN_KVM);
       this.#vcpu = this.#vm.createVcpu();
       this.#vcpu.setCpuid(CPUID_MODEL);
-      setTscRate(this.#vcpu);
-      this.#timer = new SliceTimer(this.#system.calls);
       this.#vcpu.setSignalMask(this.#timer.runMask);
+      setTscRate(this.#vcpu);
       this.#vm.setSlots(cpu.memory.regions());
     } catch (error) {
-      this.#vm.close();
-      this.#system.close();
+      this.dispose();
       throw error;
     }
     this.#residence = new Residence(cpu, this.#vm, this.#vcpu);
     this.#handlers = new ExitHandlers(cpu, this.#vcpu);
+  }
+
+  #own<T extends { close(): void }>(part: T): T {
+    this.#owned.push(part);
+    return part;
   }
 
   // ---- the run loop --------------------------------------------------------------------------------------------
@@ -370,11 +368,14 @@ export class HardwareEngine implements Engine {
     this.#software.flush();
   }
 
+  /** Takes everything down, last made first: memory slots are gone before the arena may be. Idempotent. */
   dispose(): void {
-    if (this.#disposed) return;
-    this.#disposed = true;
-    this.#timer.close();
-    this.#vm.close();
-    this.#system.close();
+    const part = this.#owned.pop();
+    if (!part) return;
+    try {
+      part.close();
+    } finally {
+      this.dispose();
+    }
   }
 }
