@@ -69,12 +69,13 @@ export interface OpGen {
   c(): void;
   /** A scratch local of this type; different n are different locals. Its value does not survive the operation. */
   scratch(type: ValueType, n: number): number;
-  /** Pushes FLAGS_RESULT (i64) / FLAGS_AUX (i32); writes what `value` pushes. */
+  /** Pushes FLAGS_RESULT (i64) / FLAGS_AUX (i32). */
   flagsResult(): void;
   flagsAux(): void;
-  setFlagsAux(value: () => void): void;
   /** Writes all arithmetic flags. The source's scratch locals belong to it from here on: do not write them again. */
   setFlags(source: FlagSource): void;
+  /** The flags as they are now, for a source that changes some of them; to be called at most once, before `setFlags`. */
+  captureFlags(): FlagSource;
   /** Where the flags came from, when that is known and nothing changed them since. */
   flagArithmetic(): FlagArithmetic | undefined;
   /** Pushes / writes a word of vCPU state that is no operand. */

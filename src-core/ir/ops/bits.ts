@@ -6,6 +6,7 @@ import {
   pushArithmeticFlags,
   pushCarry,
   pushCondition,
+  replaceCarry,
   replaceCarryOverflow,
   setArithmeticFlags,
   setFlagsLogic,
@@ -39,7 +40,7 @@ for (const bits of SIZES) {
         {
           reads: immediate ? 'a' : 'ab',
           flags: 'readwrite',
-          flagsInState: !immediate || kind.startsWith('r'),
+          flagsInState: !immediate,
         },
         (g) => emitShift(g, bits, kind, immediate),
       );
@@ -302,23 +303,13 @@ for (const bits of SIZES) {
     const { w } = g;
     const t = sized(bits);
     const carry = g.scratch(I32, 0);
-    const change = g.scratch(I32, 1);
     g.a(bits);
     g.b(bits);
     constant(g, bits, bits - 1);
     w.op(t.and).op(t.shr_u);
     if (bits === 64) w.op(i32.wrap_i64);
     w.i32Const(31).op(i32.shl).set(carry);
-    g.flagsAux();
-    w.get(carry)
-      .op(i32.xor)
-      .i32Const(0x80000000 | 0)
-      .op(i32.and)
-      .set(change);
-    g.setFlagsAux(() => {
-      g.flagsAux();
-      w.get(change).op(i32.xor).get(change).i32Const(1).op(i32.shr_u).op(i32.xor);
-    });
+    replaceCarry(g, () => w.get(carry));
   });
   for (const kind of ['bts', 'btr', 'btc'] as const) {
     defineOp(`${kind}.${bits}`, bits, {}, (g) => {
@@ -466,18 +457,13 @@ defineOp('sahf', 8, { reads: 'a', writes: false, flags: 'readwrite' }, (g) => {
 for (const kind of ['clc', 'stc', 'cmc'] as const) {
   defineOp(kind, 8, { reads: '', writes: false, flags: 'readwrite' }, (g) => {
     const { w } = g;
-    const change = g.scratch(I32, 0);
-    // The bit that must flip in CF, and with it in CF ^ OF.
-    if (kind === 'cmc') w.i32Const(0x80000000 | 0);
-    else {
-      g.flagsAux();
-      w.i32Const(0x80000000 | 0).op(i32.and);
-      if (kind === 'stc') w.i32Const(0x80000000 | 0).op(i32.xor);
-    }
-    w.set(change);
-    g.setFlagsAux(() => {
-      g.flagsAux();
-      w.get(change).op(i32.xor).get(change).i32Const(1).op(i32.shr_u).op(i32.xor);
+    replaceCarry(g, (aux) => {
+      if (kind === 'cmc') {
+        aux();
+        w.i32Const(-1).op(i32.xor);
+      } else {
+        w.i32Const(kind === 'stc' ? 0x80000000 | 0 : 0);
+      }
     });
   });
 }

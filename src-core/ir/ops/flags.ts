@@ -113,11 +113,38 @@ export function pushCarryOverflowAux(g: OpGen, carry: number, overflow: number):
 
 /** Replaces CF and OF (i32 locals, 0 or 1), keeping SF, ZF, AF, PF. */
 export function replaceCarryOverflow(g: OpGen, carry: number, overflow: number): void {
-  g.setFlagsAux(() => {
-    g.flagsAux();
-    g.w.i32Const(0x3fffffff).op(i32.and);
-    pushCarryOverflowAux(g, carry, overflow);
-    g.w.op(i32.or);
+  const { result, aux } = g.captureFlags();
+  g.setFlags({
+    result,
+    aux: () => {
+      aux();
+      g.w.i32Const(0x3fffffff).op(i32.and);
+      pushCarryOverflowAux(g, carry, overflow);
+      g.w.op(i32.or);
+    },
+  });
+}
+
+/** Replaces CF by bit 31 of what `value` pushes (i32; it may push the aux word before), keeping the rest, OF too. */
+export function replaceCarry(g: OpGen, value: (aux: () => void) => void): void {
+  const { w } = g;
+  const before = g.captureFlags();
+  g.setFlags({
+    result: before.result,
+    aux: () => {
+      const old = g.scratch(I32, 5);
+      const change = g.scratch(I32, 6);
+      before.aux();
+      w.set(old);
+      value(() => w.get(old));
+      // The bit that must flip in CF, and with it in CF ^ OF.
+      w.get(old)
+        .op(i32.xor)
+        .i32Const(0x80000000 | 0)
+        .op(i32.and)
+        .set(change);
+      w.get(old).get(change).op(i32.xor).get(change).i32Const(1).op(i32.shr_u).op(i32.xor);
+    },
   });
 }
 

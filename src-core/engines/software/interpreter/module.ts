@@ -153,8 +153,8 @@ class InterpreterGen implements OpGen {
     this.setState64(FLAGS_RESULT, result);
     this.setState32(FLAGS_AUX, aux);
   }
-  setFlagsAux(value: () => void): void {
-    this.setState32(FLAGS_AUX, value);
+  captureFlags(): FlagSource {
+    return { result: () => this.flagsResult(), aux: () => this.flagsAux() };
   }
   state32(offset: number): void {
     this.w.i32Const(0).mem(i32.load, offset);

@@ -31,7 +31,18 @@ export type RegisterSet = number;
 type TempPlace = { type: typeof I32 | typeof I64; local: number } | 'state';
 
 /** Where the arithmetic flags are: in the vCPU state in a form that only memory knows, in its words, or not made yet. */
-export type FlagsPlace = 'deferred' | 'words' | { source: FlagSource; pinned: readonly Pinned[] };
+export type FlagsPlace = 'deferred' | 'words' | PendingFlags;
+
+interface PendingFlags {
+  source: FlagSource;
+  /** Locals the source reads. */
+  pinned: readonly Pinned[];
+  /** How many sources it is made from, one changing some flags of the other. */
+  depth: number;
+}
+
+/** Flags are made when they would depend on more sources than this. */
+const CAPTURE_DEPTH_MAX = 2;
 
 interface Pinned {
   type: ValueType;
@@ -105,6 +116,8 @@ export class RegionGen implements OpGen {
 
   #step!: EmitStep;
   flags: FlagsPlace = 'deferred';
+  /** What the operation being emitted makes its flags from. */
+  #captured: PendingFlags | undefined;
   /** Instructions executed since `budget` was brought up to date. */
   unpaid = 0;
   /** Registers whose local may differ from the state. */
@@ -347,7 +360,7 @@ export class RegionGen implements OpGen {
 
   /** What several paths inherit about the flags; the locals it needs are never used for anything else again. */
   shareFlags(): FlagsPlace {
-    if (typeof this.flags !== 'string') this.flags = { source: this.flags.source, pinned: [] };
+    if (typeof this.flags !== 'string') this.flags = { ...this.flags, pinned: [] };
     return this.flags;
   }
 
@@ -605,13 +618,26 @@ export class RegionGen implements OpGen {
       return;
     }
     this.#release();
-    this.flags = { source, pinned: [...this.#scratch.all()] };
+    const captured = this.#captured;
+    this.#captured = undefined;
+    this.flags = {
+      source,
+      pinned: [...this.#scratch.all(), ...(captured?.pinned ?? [])],
+      depth: captured ? captured.depth + 1 : 0,
+    };
   }
-  setFlagsAux(value: () => void): void {
-    this.#makeWords();
-    this.w.i32Const(0);
-    value();
-    this.w.mem(i32.store, FLAGS_AUX);
+  captureFlags(): FlagSource {
+    const { flags } = this;
+    if (typeof flags === 'string' || flags.depth >= CAPTURE_DEPTH_MAX) {
+      this.#makeWords();
+      return { result: () => this.state64(FLAGS_RESULT), aux: () => this.state32(FLAGS_AUX) };
+    }
+    this.#captured = flags;
+    this.flags = { ...flags, pinned: [] };
+    return {
+      result: () => this.#apart(flags.source.result),
+      aux: () => this.#apart(flags.source.aux),
+    };
   }
   state32(offset: number): void {
     this.w.i32Const(0).mem(i32.load, offset);
