@@ -7,7 +7,8 @@ import type { KvmVcpu } from './vcpu.ts';
 /**
  * x87, MMX and SSE state between the arena and KVM, as an XSAVE area. (KVM_SET_FPU is not used: it has been seen to
  * lose values.) The selectors of the x87 instruction and operand pointers have no place in its 64-bit form: those in
- * the arena stay as they are.
+ * the arena stay as they are. AMD's processors keep the pointers and the opcode only while an exception is pending, so
+ * there they may come back as zero.
  */
 
 const ST_BYTES = 10;

@@ -7,8 +7,9 @@ import { CTL } from '../../../x86/layout.ts';
 import { codeSizeOf } from '../../../x86/mode.ts';
 import type { Engine, RunEnd } from '../../engine.ts';
 import { ExitHandlers } from './exits.ts';
+import { KvmError } from './errors.ts';
 import { Fallback, mayWriteMemory, refusedInstruction } from './fallback.ts';
-import { EVENTS, EXIT_REASON, RUN, SYNC } from './layout.ts';
+import { EVENTS, EXIT_REASON, RUN } from './layout.ts';
 import { MSRS_IN_KVM } from './model-registers.ts';
 import type { InjectedEvent } from './registers.ts';
 import { Residence } from './residence.ts';
@@ -123,7 +124,6 @@ export class HardwareEngine implements Engine {
         if (end) return end;
       }
       if (!this.#offerEvents()) return 'halt';
-      const refusable = this.#dirty === SYNC.all;
       const exit = this.#vcpu.run();
       this.#takeTaskPriority();
       if (exit === INTERRUPTED) {
@@ -131,7 +131,8 @@ export class HardwareEngine implements Engine {
         if ((deadline - performance.now()) * 1e6 < TIMER_SLACK_NS) return 'slice';
         continue;
       }
-      const end = exit === REFUSED ? this.#refused(refusable) : this.#handle(exit);
+      if (exit === REFUSED) throw refusedRun(this.#vcpu.lastErrno);
+      const end = this.#handle(exit);
       if (end) return end;
     }
   }
@@ -243,11 +244,6 @@ export class HardwareEngine implements Engine {
 
   // ---- where the state is --------------------------------------------------------------------------------------
 
-  /** The registers KVM is to take with the next KVM_RUN: bits of SYNC. */
-  get #dirty(): number {
-    return this.#cpu.u32[(K + RUN.dirtyRegs) >> 2]!;
-  }
-
   /** Gives KVM the state in the arena, after executing in software what must come first. */
   #enter(maxInstructions: number): RunEnd | undefined {
     const cpu = this.#cpu;
@@ -263,7 +259,39 @@ export class HardwareEngine implements Engine {
       if (end !== 'slice' || this.#exitRequested) return end;
     }
     this.#residence.enter();
-    return undefined;
+    if (!this.#refusal()) return undefined;
+    cpu.accounting.count('softwareFallback');
+    return this.#runSoftware(maxInstructions);
+  }
+
+  /**
+   * Gives KVM the state in the arena now, which `run` does by itself: says whether the guest can go on here before
+   * another engine lets go of it. Must not be called during a run.
+   * @throws KvmError `state`, the state being in the arena still
+   */
+  enter(): void {
+    if (this.#residence.inKvm) return;
+    if (!this.#cpu.a20)
+      throw new KvmError('state', 'Address line 20 is gated, which hardware does not know.');
+    if (this.#cpu.get32(CTL.pendingDebug) !== 0) {
+      throw new KvmError('state', 'A breakpoint is about to be reported, which hardware would lose.');
+    }
+    if (this.#remapped) this.#mapMemory();
+    this.#residence.enter();
+    const refusal = this.#refusal();
+    if (refusal) throw refusal;
+  }
+
+  /** Asks KVM whether it takes the state it was just given. Where it does not, the state is in the arena again. */
+  #refusal(): KvmError | undefined {
+    const exit = this.#vcpu.readRegisters();
+    if (exit !== INTERRUPTED && exit !== REFUSED) throw unexpectedExit(exit);
+    const differing = exit === INTERRUPTED ? this.#residence.differingControl() : undefined;
+    if (exit === INTERRUPTED && differing === undefined) return undefined;
+    this.#residence.takeBack();
+    return differing === undefined
+      ? refusedRun(this.#vcpu.lastErrno)
+      : new KvmError('state', `KVM does not run the guest in its present mode (it changes ${differing}).`);
   }
 
   #mapMemory(): void {
@@ -316,19 +344,8 @@ export class HardwareEngine implements Engine {
     }
     const end = this.#runSoftware(count);
     this.#fallback.end();
-    if (end !== 'shutdown') this.#residence.giveBack();
-    return end === 'slice' ? undefined : end;
-  }
-
-  /** KVM does not take the state it was given: software goes on from there. */
-  #refused(refusable: boolean): RunEnd | undefined {
-    if (!refusable) throw refusedRun(this.#vcpu.lastErrno);
-    this.#cpu.accounting.count('softwareFallback');
-    const event = this.#residence.takeBack();
-    if (event && this.#deliver(event)) return 'shutdown';
-    const end = this.#runSoftware(this.#fallback.begin());
-    this.#fallback.end();
-    this.#residence.markStale();
+    // A mode that KVM does not take is left to `run`.
+    if (end !== 'shutdown' && this.#residence.giveBack()) this.#refusal();
     return end === 'slice' ? undefined : end;
   }
 

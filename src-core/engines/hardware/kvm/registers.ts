@@ -137,7 +137,6 @@ export function exportEvents(cpu: Cpu): void {
     shadow === 0 ? 0 : (shadow & SHADOW_NO_DEBUG) !== 0 ? SHADOW.movSs : SHADOW.sti;
   u8[EVENTS_AT + EVENTS.nmiPending] = u32[CTL.nmiPending >> 2]!;
   u8[EVENTS_AT + EVENTS.nmiMasked] = u32[CTL.nmiBlocked >> 2]!;
-  u32[CTL.nmiPending >> 2] = 0;
   u32[(EVENTS_AT + EVENTS.flags) >> 2] = EVENTS_VALID.nmiPending | EVENTS_VALID.shadow;
   markDirty(cpu, SYNC.events);
 }

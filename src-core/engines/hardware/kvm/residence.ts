@@ -1,7 +1,7 @@
 import { ARENA } from '../../../machine/arena.ts';
 import { CR0_PG, CR4_PGE, FLAG_IF } from '../../../x86/bits.ts';
 import type { Cpu } from '../../../x86/cpu.ts';
-import { CR0, CTL, DR0, FPU, MSR, XCR0 } from '../../../x86/layout.ts';
+import { CR0, CR4, CTL, DR0, EFER, FPU, MSR, XCR0 } from '../../../x86/layout.ts';
 import { exportDebugRegisters, importDebugRegisters } from './debug-registers.ts';
 import { exportFloatingPoint, importFloatingPoint } from './floating-point.ts';
 import { RUN, SIZE, SREGS } from './layout.ts';
@@ -29,6 +29,13 @@ const WATCHED = {
 type Watched = keyof typeof WATCHED;
 const WATCHED_KEYS = Object.keys(WATCHED) as Watched[];
 
+/** Registers that make modes: name, and their places in the state and in struct kvm_sregs. */
+const CONTROLS = [
+  ['CR0', CR0, SREGS.cr0],
+  ['CR4', CR4, SREGS.cr4],
+  ['EFER', EFER, SREGS.efer],
+] as const;
+
 /**
  * Moves the vCPU's state between the arena and KVM, and keeps account of where it is. Registers, segments and events
  * travel with KVM_RUN and cost nothing; the rest is moved by calls.
@@ -44,6 +51,8 @@ export class Residence {
   #stale = false;
   /** The guest has used paging. */
   #paged = false;
+  /** A non-maskable interrupt was pending in the state KVM was given last. */
+  #nmiGiven = 0;
 
   constructor(cpu: Cpu, vm: KvmVm, vcpu: KvmVcpu) {
     this.#cpu = cpu;
@@ -81,6 +90,8 @@ export class Residence {
     exportGeneral(cpu);
     exportSystem(cpu);
     exportEvents(cpu);
+    this.#nmiGiven = cpu.get32(CTL.nmiPending);
+    cpu.set32(CTL.nmiPending, 0);
     if ((cpu.i32[CR0 >> 2]! & CR0_PG) !== 0) this.#paged = true;
     if (this.#stale && this.#paged) this.#forgetTranslations();
     this.#stale = false;
@@ -123,12 +134,15 @@ export class Residence {
     return event;
   }
 
-  giveBack(): void {
+  /** Ends what `borrow` began. True when modes have changed since: whether KVM takes them is to be asked. */
+  giveBack(): boolean {
     const cpu = this.#cpu;
+    const modesChanged = this.differingControl() !== undefined;
     if (this.#changed('msrs')) exportMsrs(cpu, this.#vcpu);
     if (this.#changed('debug')) exportDebugRegisters(cpu, this.#vcpu);
     if (this.#changed('floatingPoint')) exportFloatingPoint(cpu, this.#vcpu);
     this.#exportRegisters();
+    return modesChanged;
   }
 
   #changed(key: Watched): boolean {
@@ -138,11 +152,20 @@ export class Residence {
     return before.some((word, i) => u32[(from >> 2) + i] !== word);
   }
 
-  /** KVM refused the state, which is still in the arena but for the events that were given with it. */
-  takeBack(): InjectedEvent | undefined {
+  /**
+   * Whether KVM has the modes it was given, once it has written its registers out: some do not say that they can't have
+   * them. The control register that is different is returned.
+   */
+  differingControl(): string | undefined {
+    const { u32 } = this.#cpu;
+    return CONTROLS.find(([, state, sregs]) => u32[state >> 2] !== u32[(K + RUN.sregs + sregs) >> 2])?.[0];
+  }
+
+  /** KVM did not take the state, which is still in the arena but for what `enter` or `giveBack` took out of it. */
+  takeBack(): void {
     this.#cpu.set32(K + RUN.dirtyRegs, 0);
+    this.#cpu.set32(CTL.nmiPending, this.#nmiGiven);
     this.#inKvm = false;
-    return importEvents(this.#cpu);
   }
 
   /**
