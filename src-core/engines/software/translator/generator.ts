@@ -118,6 +118,8 @@ export class RegionGen implements OpGen {
   flags: FlagsPlace = 'deferred';
   /** What the operation being emitted makes its flags from. */
   #captured: PendingFlags | undefined;
+  /** Type of the local its result went to, if that is a temporary. */
+  #resultType: typeof I32 | typeof I64 | undefined;
   /** Instructions executed since `budget` was brought up to date. */
   unpaid = 0;
   /** Registers whose local may differ from the state. */
@@ -321,6 +323,7 @@ export class RegionGen implements OpGen {
 
   emit(step: EmitStep): void {
     this.#step = step;
+    this.#resultType = undefined;
     const { def } = step.op;
     if (def.flagsInState) this.#makeWords();
     def.emit(this);
@@ -509,10 +512,13 @@ export class RegionGen implements OpGen {
     }
     if (loc >= TEMP && loc < TEMP_END && (loc - TEMP) % TEMP_SIZE === 0) {
       const index = (loc - TEMP) / TEMP_SIZE;
-      const type = bits === 64 ? I64 : I32;
+      // On another path of the operation it may stand in a local already: the same one then.
+      const type = (this.#resultType ??= bits === 64 ? I64 : I32);
       const local = this.#tempLocal(index, type);
       value();
       if (bits < 32) w.i32Const(bits === 8 ? 0xff : 0xffff).op(i32.and);
+      if (type === I64 && bits !== 64) w.op(i64.extend_i32_u);
+      else if (type === I32 && bits === 64) throw new Error('a temporary of two widths');
       w.set(local);
       this.#temps[index] = { type, local };
       return;
@@ -697,17 +703,18 @@ export class RegionGen implements OpGen {
     this.#reloadTemps();
   }
 
-  /** After a callout: a temporary it may have written stands in its slot, and comes back as 64 bits. */
+  /** After a callout: a temporary it may have written stands in its slot. */
   #reloadTemps(): void {
     const { dst } = this.#op;
     if (dst < TEMP || dst >= TEMP_END) return;
     const index = (dst - TEMP) >> 4;
-    const local = this.#tempLocal(index, I64);
+    const type = (this.#resultType ??= I64);
+    const local = this.#tempLocal(index, type);
     this.w
       .i32Const(0)
-      .mem(i64.load, TEMP + index * TEMP_SIZE)
+      .mem(type === I64 ? i64.load : i32.load, TEMP + index * TEMP_SIZE)
       .set(local);
-    this.#temps[index] = { type: I64, local };
+    this.#temps[index] = { type, local };
   }
 
   // ---- memory --------------------------------------------------------------------------------------------------
