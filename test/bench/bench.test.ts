@@ -162,7 +162,7 @@ describe('options', () => {
     expect(
       parseOptions(['--only', 'amd64', '--peers', 'switchyard,qemu', '--rows', 'sort,boot']),
     ).toMatchObject({ guests: ['amd64'], peers: ['qemu', 'switchyard'], rows: ['boot', 'sort'] });
-    expect(parseOptions(['--cli-args', ' --tier 0'])).toMatchObject({ cliArguments: ['--tier', '0'] });
+    expect(parseOptions(['--cli-args=--tier 0'])).toMatchObject({ cliArguments: ['--tier', '0'] });
     expect(parseOptions(['--help'])).toBeUndefined();
   });
 

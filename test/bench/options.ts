@@ -29,7 +29,7 @@ them, and compares the times: medians over the rounds.
   --peers A,B        of ${PEER_NAMES.join(', ')} (default all)
   --rows A,B         of ${ROW_NAMES.join(', ')} (default all)
   --timeout SECONDS  how long a single row may take (default 600)
-  --cli-args TEXT    more arguments for Switchyard, as in --cli-args '--tier 0'
+  --cli-args TEXT    more arguments for Switchyard, as in --cli-args='--tier 0'
   --json FILE        every single time and result
   --write            put the tables into docs/BENCHMARKS.md, if nothing failed
 
