@@ -197,7 +197,7 @@ class ProgramGenerator {
   #terminator(index: number): string[] {
     const random = this.#random;
     const condition = random.pick(CONDITIONS);
-    const comparison = (): string => this.#operands.fill(random.pick(PRODUCERS).text, [32]);
+    const comparison = (): string => this.#pick(PRODUCERS);
     switch (random.below(22)) {
       case 0:
       case 1:

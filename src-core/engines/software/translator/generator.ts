@@ -636,7 +636,15 @@ export class RegionGen implements OpGen {
     const { flags } = this;
     if (typeof flags === 'string' || flags.depth >= CAPTURE_DEPTH_MAX) {
       this.#makeWords();
-      return { result: () => this.state64(FLAGS_RESULT), aux: () => this.state32(FLAGS_AUX) };
+      // In locals: the words may be overwritten by what is made from them, and that made once more later.
+      const { w } = this;
+      const result = this.scratch(I64, 13);
+      const aux = this.scratch(I32, 14);
+      this.state64(FLAGS_RESULT);
+      w.set(result);
+      this.state32(FLAGS_AUX);
+      w.set(aux);
+      return { result: () => w.get(result), aux: () => w.get(aux) };
     }
     this.#captured = flags;
     this.flags = { ...flags, pinned: [] };
