@@ -68,11 +68,13 @@ describe('results', () => {
   });
 
   test('medians by row and peer of one guest, and rows below the bar', () => {
+    const costly = run('switchyard', 2, { boot: 12, sort: 2 });
+    Object.assign(costly.session, { memoryAboveRam: 201e6, idle: 0.03 });
     const summary = summarize(
       'i386',
       [
         run('switchyard', 1, { boot: 10, sort: 2 }),
-        run('switchyard', 2, { boot: 12, sort: 2 }),
+        costly,
         run('v86', 1, { boot: 20, sort: 2.5 }),
         run('qemu', 1, { boot: 5, sort: 1 }),
         run('qemu', 1, { boot: 99 }, {}, 'amd64'),
@@ -90,6 +92,8 @@ describe('results', () => {
     expect(missedBars(summary)).toEqual([
       "i386, boot: 2.20 times QEMU's time, not 1.5",
       'i386, sort: 1.25 times as fast as v86, not 1.5',
+      'i386, host memory: 201 MB above touched RAM, not 200',
+      'i386, asleep: 3.0 % of a core, not 2',
     ]);
   });
 

@@ -84,7 +84,8 @@ export interface Ratios {
   qemu: number | undefined;
 }
 
-export const BAR = { fasterThanV86: 1.5, bootAgainstQemu: 1.5 } as const;
+/** Memory above touched guest RAM in bytes, idle in shares of a core. */
+export const BAR = { fasterThanV86: 1.5, bootAgainstQemu: 1.5, memoryAboveRam: 200e6, idle: 0.02 } as const;
 
 /** @param seconds of one row, by peer. */
 export function ratios(seconds: ReadonlyMap<PeerName, number>): Ratios {
@@ -97,9 +98,9 @@ export function ratios(seconds: ReadonlyMap<PeerName, number>): Ratios {
   };
 }
 
-/** Rows below the bar, in words. */
-export function missedBars({ guest, seconds }: Summary): string[] {
-  return [...seconds].flatMap(([row, times]) => {
+/** What is below the bar, in words. */
+export function missedBars({ guest, seconds, memoryAboveRam, idle }: Summary): string[] {
+  const times = [...seconds].flatMap(([row, times]) => {
     const { v86, qemu } = ratios(times);
     const missed: string[] = [];
     if (v86 !== undefined && v86 < BAR.fasterThanV86) {
@@ -110,4 +111,16 @@ export function missedBars({ guest, seconds }: Summary): string[] {
     }
     return missed;
   });
+  const costs: string[] = [];
+  const memory = memoryAboveRam.get('switchyard') ?? 0;
+  if (memory > BAR.memoryAboveRam) {
+    costs.push(
+      `${guest}, host memory: ${Math.round(memory / 1e6)} MB above touched RAM, not ${BAR.memoryAboveRam / 1e6}`,
+    );
+  }
+  const share = idle.get('switchyard') ?? 0;
+  if (share > BAR.idle) {
+    costs.push(`${guest}, asleep: ${(share * 100).toFixed(1)} % of a core, not ${BAR.idle * 100}`);
+  }
+  return [...times, ...costs];
 }

@@ -53,12 +53,12 @@ export function costsTable(summary: Summary, titles: Titles): string {
       return value === undefined ? NOTHING : format(value);
     }),
   ];
-  const mib = (bytes: number): string => `${Math.round(bytes / (1 << 20))} MiB`;
+  const megabytes = (bytes: number): string => `${Math.round(bytes / 1e6)} MB`;
   return markdownTable(
     ['', ...peers.map((peer) => titles.get(peer) ?? peer)],
     [
-      row("host memory above the guest's touched RAM", summary.memoryAboveRam, mib),
-      row('host memory in all', summary.memoryPeak, mib),
+      row("host memory above the guest's touched RAM", summary.memoryAboveRam, megabytes),
+      row('host memory in all', summary.memoryPeak, megabytes),
       row('asleep, of a core', summary.idle, (share) => `${(share * 100).toFixed(1)} %`),
     ],
   );
