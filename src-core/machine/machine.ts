@@ -7,6 +7,7 @@ import type { Engine } from '../engines/engine.ts';
 import { KvmError } from '../engines/hardware/kvm/errors.ts';
 import { HardwareEngine } from '../engines/hardware/kvm/hardware-engine.ts';
 import { SoftwareEngine } from '../engines/software/software-engine.ts';
+import type { TranslatorStatistics } from '../engines/software/translator/translator.ts';
 import type { BootPlan, BootRegisters } from '../firmware/boot.ts';
 import { planBoot } from '../firmware/load.ts';
 import { initializeChipset, platformTables } from '../firmware/platform.ts';
@@ -70,6 +71,8 @@ export interface MachineStatistics {
   exits: ExitSnapshot;
   /** Last POST code. */
   postCode: number;
+  /** What the software engine has translated. */
+  translator: TranslatorStatistics | undefined;
 }
 
 /** The engine asked for can't be had. */
@@ -297,6 +300,7 @@ export class Machine extends EventEmitter<MachineEvents> {
       guestNs: this.clock.now(),
       exits: this.accounting.snapshot(),
       postCode: this.board.postCode.code,
+      translator: this.#engine instanceof SoftwareEngine ? this.#engine.translatorStatistics() : undefined,
     };
   }
 

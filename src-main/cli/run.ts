@@ -183,7 +183,7 @@ class Session {
 
   #writeStatistics(sink: Sink, { code, reason }: Outcome): void {
     const { kernel, initrd, modules, firmware, append, memoryMib, clock } = this.#options;
-    const { engine, guestNs, exits, postCode } = this.#machine.statistics();
+    const { engine, guestNs, exits, postCode, translator } = this.#machine.statistics();
     const report = {
       format: 'switchyard-statistics',
       version: 1,
@@ -193,6 +193,7 @@ class Session {
       hostSeconds: (performance.now() - this.#started) / 1000,
       guestSeconds: guestNs / 1e9,
       postCode,
+      translator,
       ...exits,
     };
     sink.write(Buffer.from(`${JSON.stringify(report, null, 2)}\n`));
