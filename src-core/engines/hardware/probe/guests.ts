@@ -1,5 +1,6 @@
 import { type AssembledImage, Assembler, type Bits, source } from '../../../guests/assembler/index.ts';
 import type { ProbeCheckId } from '../../../protocol/hardware-probe.ts';
+import { CPUID_MODEL } from '../../../x86/cpuid.ts';
 import {
   type GuestPlace,
   longMode,
@@ -71,6 +72,9 @@ const sum = (counter: string, total: string): string => `
   jnz again`;
 const adds = (counter: string, total: string): string => `adds: add ${total}, ${counter}\nret`;
 
+/** Leaves that tell guests what they may use. */
+const IDENTIFIED = CPUID_MODEL.filter(({ leaf }) => [1, 7, 0x80000001].includes(leaf));
+
 export const CHECKS: readonly Check[] = [
   {
     id: 'realMode',
@@ -131,6 +135,26 @@ export const CHECKS: readonly Check[] = [
       ${wrong}`,
     prepare: (vm, symbol) => longMode(vm, faultGates(symbol)),
     expected: [5050, 0x12345678, PATTERN, 77],
+  },
+  {
+    id: 'cpuid',
+    bits: 64,
+    code: `
+      ${IDENTIFIED.map(
+        ({ leaf, subleaf = 0 }) => `
+        mov eax, ${leaf}
+        mov ecx, ${subleaf}
+        cpuid
+        mov esi, ecx
+        out ${PORT.report}, eax
+        ${report('ebx')}
+        ${report('esi')}
+        ${report('edx')}`,
+      ).join('\n')}
+      ${end}
+      ${wrong}`,
+    prepare: (vm, symbol) => longMode(vm, faultGates(symbol)),
+    expected: IDENTIFIED.flatMap(({ eax, ebx, ecx, edx }) => [eax, ebx, ecx, edx].map((word) => word >>> 0)),
   },
   {
     id: 'pageFault',

@@ -93,10 +93,11 @@ function carryOut(system: KvmSystem, check: Check): ProbeCheck {
 }
 
 function judgeValues({ expected }: TinyGuest, { values }: TinyRun): string | undefined {
-  const hex = (numbers: readonly number[]): string =>
-    numbers.map((value) => `0x${value.toString(16)}`).join(', ') || 'nothing';
-  const same = values.length === expected.length && values.every((value, i) => value === expected[i]);
-  return same ? undefined : `it gives ${hex(values)} where ${hex(expected)} is right`;
+  const wrong = expected.findIndex((value, i) => values[i] !== value);
+  if (wrong < 0 && values.length === expected.length) return undefined;
+  const hex = (value: number | undefined): string =>
+    value === undefined ? 'missing' : `0x${value.toString(16)}`;
+  return `value ${wrong + 1} is ${hex(values[wrong])} where ${hex(expected[wrong])} is right`;
 }
 
 function runGuest(system: KvmSystem, guest: TinyGuest): TinyRun {
