@@ -21,7 +21,7 @@ import {
   FLAG_VM,
 } from '../../../src-core/x86/bits.ts';
 import type { Cpu } from '../../../src-core/x86/cpu.ts';
-import { CR0, CR3, CR4, EFER } from '../../../src-core/x86/layout.ts';
+import { CR0, CR3, CR4, EFER, MSR } from '../../../src-core/x86/layout.ts';
 import type { Bitness } from '../../oracle/state.ts';
 import { assembleHandlers } from './handlers.ts';
 import {
@@ -88,6 +88,16 @@ export function environmentNamed(name: string): Environment {
   if (!found)
     throw new Error(`no environment '${name}'; there are ${ENVIRONMENTS.map((e) => e.name).join(', ')}`);
   return found;
+}
+
+/** Whether programs of an environment can use SYSCALL and come back. */
+export function hasSyscall({ mode, bits, ring }: Environment): boolean {
+  return mode === 'long' && bits === 64 && ring === 3;
+}
+
+/** Whether they can use SYSENTER, whose segments are flat. */
+export function hasSysenter({ mode, bits, ring, flat }: Environment): boolean {
+  return mode === 'protected' && bits === 32 && ring === 3 && flat;
 }
 
 export function hasPaging({ mode }: Environment): boolean {
@@ -202,6 +212,10 @@ function writeGdt(view: DataView, env: Environment): void {
   at(SELECTOR.kernelCode32, { ...flat, attributes: 0xc09b });
   at(SELECTOR.kernelData, { ...flat, attributes: 0xc093 });
   at(SELECTOR.kernelCode64, { ...flat, attributes: 0xa09b });
+  for (const [index, attributes] of [0xc0fb, 0xc0f3, 0xa0fb].entries())
+    at(SELECTOR.sysret + index * 8, { ...flat, attributes });
+  for (const [index, attributes] of [0xc09b, 0xc093, 0xc0fb, 0xc0f3].entries())
+    at(SELECTOR.sysenter + index * 8, { ...flat, attributes });
   for (const [selector, descriptor] of programDescriptors(env)) {
     // In 64-bit code the bases of FS and GS come from MSRs.
     if (descriptor.base < 1n << 32n) at(selector, descriptor);
@@ -234,8 +248,28 @@ function writeTss(view: DataView, env: Environment): void {
     view.setUint8(tss + TSS_BITMAP + port / 8, port === PORT.first ? 0 : 0xff);
 }
 
-function writePaging(view: DataView, env: Environment): void {
-  if (!hasPaging(env)) return;
+/** Page-table entries of the region's pages, by page number, in the first address space or the other. */
+function regionEntries({ pae }: Environment, other: boolean): ReadonlyMap<number, bigint> {
+  const entries = new Map<number, bigint>();
+  for (let page = 0; page < 512; page++) {
+    const at = page * PAGE;
+    const inData = at - WINDOW.data;
+    let frame = frameOf(page, true);
+    if (frame < 0 || (at >= WINDOW.supervisor && frame >= 0x70)) continue;
+    // The supervisor's pages are global.
+    let flags = at >= WINDOW.supervisor ? 0x163n : 0x67n;
+    if (inData === DATA.fixable) flags &= ~1n;
+    if (inData === DATA.readOnly && !other) flags &= ~2n;
+    if (other && (inData === DATA.swapped || inData === DATA.swapped + PAGE)) frame ^= 1;
+    if (other && at === WINDOW.code + 2 * PAGE) frame = PHYSICAL.codeVariants / PAGE + 2;
+    const execute = at >= WINDOW.supervisor || (at >= WINDOW.code && at < WINDOW.data);
+    if (pae && !execute) flags |= 1n << 63n;
+    entries.set(page, (BigInt(frame) * BigInt(PAGE)) | flags);
+  }
+  return entries;
+}
+
+function writePaging(view: DataView, env: Environment, root: number, lowest: number, other: boolean): void {
   const { base, mode, pae } = env;
   const user = 0x67n;
   const entry = (table: number, index: number, value: bigint): void => {
@@ -244,7 +278,7 @@ function writePaging(view: DataView, env: Environment): void {
   };
   const linear = BigInt.asUintN(64, base);
   const index = (shift: bigint, mask: bigint): number => Number((linear >> shift) & mask);
-  let table: number = PHYSICAL.pageTables;
+  let table = root;
   if (mode === 'long') {
     entry(table, index(39n, 0x1ffn), BigInt(table + PAGE) | user);
     entry(table + PAGE, index(30n, 0x1ffn), BigInt(table + 2 * PAGE) | user);
@@ -253,19 +287,8 @@ function writePaging(view: DataView, env: Environment): void {
     entry(table, index(30n, 3n), BigInt(table + PAGE) | 1n);
     table += PAGE;
   }
-  entry(table, pae ? index(21n, 0x1ffn) : index(22n, 0x3ffn), BigInt(PHYSICAL.pageTable) | user);
-  for (let page = 0; page < 512; page++) {
-    const at = page * PAGE;
-    const frame = frameOf(page, true);
-    if (frame < 0 || (at >= WINDOW.supervisor && frame >= 0x70)) continue;
-    let flags = at >= WINDOW.supervisor ? 0x63n : user;
-    const inData = at - WINDOW.data;
-    if (inData === DATA.fixable) flags &= ~1n;
-    if (inData === DATA.readOnly) flags &= ~2n;
-    const execute = at >= WINDOW.supervisor || (at >= WINDOW.code && at < WINDOW.data);
-    if (pae && !execute) flags |= 1n << 63n;
-    entry(PHYSICAL.pageTable, page, (BigInt(frame) * BigInt(PAGE)) | flags);
-  }
+  entry(table, pae ? index(21n, 0x1ffn) : index(22n, 0x3ffn), BigInt(lowest) | user);
+  for (const [page, value] of regionEntries(env, other)) entry(lowest, page, value);
 }
 
 function writeGates(
@@ -294,7 +317,8 @@ function writeGates(
 
 /** Everything of an environment that is the same for every program. */
 export interface PreparedEnvironment {
-  readonly environment: Environment;
+  /** Where SYSCALL and SYSENTER go; 0 in real mode. */
+  readonly systemCall: bigint;
   /** RAM from physical address 0, REACHABLE bytes. */
   readonly ram: Uint8Array;
 }
@@ -319,9 +343,10 @@ export function prepare(env: Environment): PreparedEnvironment {
   if (env.mode !== 'real') {
     writeGdt(view, env);
     writeTss(view, env);
-    writePaging(view, env);
+    writePaging(view, env, PHYSICAL.pageTables, PHYSICAL.pageTable, false);
+    writePaging(view, env, PHYSICAL.otherTables, PHYSICAL.otherPageTable, true);
   }
-  const made = { environment: env, ram };
+  const made = { systemCall: handlers.systemCall, ram };
   prepared.set(env.name, made);
   return made;
 }
@@ -379,6 +404,16 @@ export function enter(cpu: Cpu, env: Environment): void {
     const tss = supervisor + BigInt(PHYSICAL.tss);
     set('tr', SELECTOR.tss, { base: tss & MASK64, limit: TSS_LIMIT, attributes: 0x8b });
     set('ldtr', 0, UNUSABLE);
+  }
+  if (mode !== 'real') {
+    const { systemCall } = prepare(env);
+    cpu.set64(MSR.star, (BigInt(SELECTOR.sysret) << 48n) | (BigInt(SELECTOR.kernelCode64) << 32n));
+    cpu.set64(MSR.lstar, BigInt.asUintN(64, systemCall));
+    cpu.set64(MSR.sfmask, 0x4_7700n);
+    cpu.set64(MSR.kernelGsBase, BigInt.asUintN(64, supervisor + BigInt(PHYSICAL.variables)));
+    cpu.set64(MSR.sysenterCs, BigInt(SELECTOR.sysenter));
+    cpu.set64(MSR.sysenterEsp, BigInt.asUintN(64, supervisor + BigInt(PHYSICAL.kernelStack + PAGE)));
+    cpu.set64(MSR.sysenterEip, BigInt.asUintN(64, systemCall));
   }
   if (mode !== 'long' && env.pae && hasPaging(env) && !cpu.mmu.loadPdptes(PHYSICAL.pageTables))
     throw new Error('PAE page-directory pointers refused');

@@ -8,9 +8,9 @@ import type { Form } from '../forms.ts';
 import { Random } from '../random.ts';
 import { integer } from '../values.ts';
 import type { Halves } from '../values.ts';
-import { ENVIRONMENTS, hasPaging, originsOf } from './environment.ts';
+import { ENVIRONMENTS, hasPaging, hasSyscall, hasSysenter, originsOf } from './environment.ts';
 import type { Environment } from './environment.ts';
-import { DATA, INTERRUPT_COUNT, PORT, VECTOR_EXIT, VECTOR_SERVICE } from './layout.ts';
+import { DATA, INTERRUPT_COUNT, PORT, SERVICE_COUNT, VECTOR_EXIT, VECTOR_SERVICE } from './layout.ts';
 import { CONDITIONS, Operands, sized } from './operands.ts';
 import { FUEL, FUEL_COUNT } from './program.ts';
 import type { Block, Interruption, PatchSlot, Program } from './program.ts';
@@ -33,13 +33,14 @@ export interface GeneratorOptions {
   readonly environments?: readonly Environment[];
   /** Most blocks of a program (default 24). */
   readonly blocks?: number;
-  /** Instructions a program may execute (default 4000). */
+  /** Instructions a program may execute (default 4000, or 160,000 now and then). */
   readonly budget?: number;
   /** Whether interrupts come at random instruction counts (default true for a third of the programs). */
   readonly interruptions?: boolean;
 }
 
 const BUDGET = 4000;
+const BUDGET_LONG = 160_000;
 const BLOCKS = 24;
 /** ADD OR ADC SBB AND SUB XOR CMP MOV of a register to a register, 16 or 32 bits. */
 const ARITHMETIC_OPCODES = [0x01, 0x09, 0x11, 0x19, 0x21, 0x29, 0x31, 0x39, 0x89];
@@ -146,7 +147,8 @@ class ProgramGenerator {
         (random.chance(0.02) ? 0x4_0000 : 0) |
         (random.chance(0.02) ? 0x100 : 0),
       fill: random.below(0x4000_0000),
-      budget: this.#options.budget ?? BUDGET,
+      // Long enough for translated code to come back on its own account, now and then.
+      budget: this.#options.budget ?? (random.chance(0.02) ? BUDGET_LONG : BUDGET),
       interruptions: interrupts ? this.#interruptions() : [],
     };
   }
@@ -476,7 +478,7 @@ class ProgramGenerator {
       case 1:
       case 2:
       case 3:
-        return `mov al, ${random.below(8)}\nint ${VECTOR_SERVICE}`;
+        return this.#service();
       case 4:
         return `mov al, ${random.below(256)}\nout ${PORT.dma}, al`;
       case 5:
@@ -497,6 +499,17 @@ class ProgramGenerator {
       default:
         return ring === 0 ? this.#pick(SYSTEM) : 'nop';
     }
+  }
+
+  /** Asks the handlers for something, or calls the system the fast way. */
+  #service(): string {
+    const random = this.#random;
+    if (hasSyscall(this.#env) && random.chance(0.3)) return 'syscall';
+    if (hasSysenter(this.#env) && random.chance(0.3)) {
+      const back = this.#local();
+      return `mov edx, ${back}\nmov ecx, esp\nsysenter\n${back}:`;
+    }
+    return `mov al, ${random.below(SERVICE_COUNT)}\nint ${VECTOR_SERVICE}`;
   }
 
   // ---- code that is overwritten ----------------------------------------------------------------------------------

@@ -15,6 +15,8 @@ import {
   LOG_ENTRY_SIZE,
   PHYSICAL,
   SELECTOR,
+  SERVICE,
+  SERVICE_COUNT,
   VARIABLE,
   VECTOR_EXIT,
   VECTOR_INTERRUPTS,
@@ -32,6 +34,8 @@ export interface Handlers {
   readonly stubs: ReadonlyMap<number, bigint>;
   /** Entry of all others. */
   readonly other: bigint;
+  /** Where SYSCALL (64-bit code) or SYSENTER goes; 0 in real mode. */
+  readonly systemCall: bigint;
 }
 
 /** Offset of a page-table entry's page in the region, for the service's names. */
@@ -54,13 +58,16 @@ export function assembleHandlers(env: Environment, vectors: readonly number[]): 
   assembler.equ('LOG', at(PHYSICAL.log));
   assembler.equ('COUNT', at(PHYSICAL.variables + VARIABLE.count));
   assembler.equ('HASH', at(PHYSICAL.variables + VARIABLE.hash));
+  assembler.equ('CALLS', at(PHYSICAL.variables + VARIABLE.systemCalls));
   assembler.equ('INTERRUPTS', at(PHYSICAL.variables + VARIABLE.interrupts));
   assembler.equ('RECOVERY', at(PHYSICAL.recovery));
   assembler.equ('CODE', originsOf(env).code);
   if (hasPaging(env)) {
     const region = BigInt.asUintN(64, env.base);
     for (const [name, page] of Object.entries(REGION_PAGE)) {
-      assembler.equ(`PTE_${name}`, at(PHYSICAL.pageTable + page * (env.pae ? 8 : 4)));
+      const entry = page * (env.pae ? 8 : 4);
+      assembler.equ(`PTE_${name}`, at(PHYSICAL.pageTable + entry));
+      assembler.equ(`OTHER_${name}`, at(PHYSICAL.otherPageTable + entry));
       assembler.equ(`PAGE_${name}`, BigInt.asUintN(64, region + BigInt(page * PAGE)));
     }
   }
@@ -81,6 +88,7 @@ export function assembleHandlers(env: Environment, vectors: readonly number[]): 
     bytes,
     stubs: new Map(vectors.map((vector) => [vector, resolve(`vector${vector}`)])),
     other: resolve('other'),
+    systemCall: real ? 0n : resolve('systemCall'),
   };
 }
 
@@ -88,6 +96,9 @@ export function assembleHandlers(env: Environment, vectors: readonly number[]): 
 function variantToggle(page: number): number {
   return (frameOf(WINDOW.code / PAGE + page, true) * PAGE) ^ (PHYSICAL.codeVariants + page * PAGE);
 }
+
+/** Pages that a fault makes present. */
+const REPAIRED = ['FIXABLE', 'CODE1'];
 
 /** Jumps by vector; `ecx` holds it. */
 const DISPATCH = `
@@ -112,60 +123,75 @@ const DISPATCH = `
   cmp ecx, ${VECTOR_INTERRUPTS}
   jae interrupt`;
 
-/** Branches on the service's number in the low three bits of `eax`. */
-const SERVICES = `
-  and eax, 7
-  jz serviceUnmap
-  cmp eax, 2
-  jb serviceToggleWritable
-  je serviceTaskSwitched
-  cmp eax, 4
-  jb serviceSwapData
-  je serviceSwapCode
-  cmp eax, 6
-  jb serviceReload
-  je serviceToggleUser`;
+/** Branches on the service's number in `eax`. */
+const SERVICES = [
+  `and eax, ${SERVICE_COUNT - 1}`,
+  ...Object.entries(SERVICE).map(([name, number]) => `cmp eax, ${number}\nje ${name}`),
+  'jmp done',
+].join('\n');
 
+/** The services; `at` names memory of the handlers' own, `width` is that of control registers. */
 function services(width: 'e' | 'r', at: (name: string) => string): string {
   const a = `${width}ax`;
   const move = width === 'r' ? 'mov_r64_imm64' : 'mov';
   const invalidate = (page: string): string => `${move} ${a}, PAGE_${page}\ninvlpg [${a}]`;
+  const exchange = (table: string): string =>
+    `xor dword ${at(`${table}_SWAP0`)}, 0x1000\nxor dword ${at(`${table}_SWAP1`)}, 0x1000`;
   return `
-serviceSwapCodeAndFlush:
+swapCodeAndFlush:
   xor dword ${at('PTE_CODE2')}, ${variantToggle(2)}
-serviceReload:
-  mov ${a}, cr3
-  mov cr3, ${a}
+reload:
   mov ${a}, cr4
   xor eax, 0x80
   mov cr4, ${a}
   xor eax, 0x80
   mov cr4, ${a}
+loadCr3:
+  mov ${a}, cr3
+  mov cr3, ${a}
   jmp done
-serviceUnmap:
+switchAddressSpace:
+  mov ${a}, cr3
+  xor eax, ${PHYSICAL.pageTables ^ PHYSICAL.otherTables}
+  mov cr3, ${a}
+  jmp done
+swapDataAndReload:
+  ${exchange('PTE')}
+  jmp loadCr3
+swapDataElsewhere:
+  ${exchange('OTHER')}
+  jmp loadCr3
+swapCodeAndReload:
+  xor dword ${at('PTE_CODE2')}, ${variantToggle(2)}
+  jmp loadCr3
+unmap:
   and dword ${at('PTE_FIXABLE')}, -2
   ${invalidate('FIXABLE')}
   jmp done
-serviceToggleWritable:
+unmapCode:
+  and dword ${at('PTE_CODE1')}, -2
+invalidateCode:
+  ${invalidate('CODE1')}
+  jmp done
+toggleWritable:
   xor dword ${at('PTE_READONLY')}, 2
   ${invalidate('READONLY')}
   jmp done
-serviceTaskSwitched:
+setTaskSwitched:
   mov ${a}, cr0
   or eax, 8
   mov cr0, ${a}
   jmp done
-serviceSwapData:
-  xor dword ${at('PTE_SWAP0')}, 0x1000
-  xor dword ${at('PTE_SWAP1')}, 0x1000
+swapData:
+  ${exchange('PTE')}
   ${invalidate('SWAP0')}
   ${invalidate('SWAP1')}
   jmp done
-serviceSwapCode:
+swapCode:
   xor dword ${at('PTE_CODE1')}, ${variantToggle(1)}
   ${invalidate('CODE1')}
   jmp done
-serviceToggleUser:
+toggleUser:
   xor dword ${at('PTE_SWAP1')}, 4
   ${invalidate('SWAP1')}
   jmp done`;
@@ -244,16 +270,26 @@ exit:
   jmp exit
 pageFault:
   mov rdx, cr2
-  mov_r64_imm64 rbx, PAGE_FIXABLE
+  ${REPAIRED.map(
+    (page) => `
+  mov_r64_imm64 rbx, PAGE_${page}
   mov rax, rdx
   sub rax, rbx
   cmp rax, 0x1000
-  jae skip
-  test dword [rip+PTE_FIXABLE], 1
+  jae not${page}
+  test dword [rip+PTE_${page}], 1
   jnz skip
-  or dword [rip+PTE_FIXABLE], 1
+  or dword [rip+PTE_${page}], 1
   invlpg [rdx]
   jmp done
+not${page}:`,
+  ).join('\n')}
+  jmp skip
+systemCall:
+  swapgs
+  inc dword [gs:${VARIABLE.systemCalls}]
+  swapgs
+  sysretq
 debug:
   mov rdx, dr6
   test edx, 15
@@ -363,15 +399,24 @@ exit:
   jmp exit
 pageFault:
   mov edx, cr2
+  ${REPAIRED.map(
+    (page) => `
   mov eax, edx
-  sub eax, PAGE_FIXABLE
+  sub eax, PAGE_${page}
   cmp eax, 0x1000
-  jae skip
-  test dword [PTE_FIXABLE], 1
+  jae not${page}
+  test dword [PTE_${page}], 1
   jnz skip
-  or dword [PTE_FIXABLE], 1
+  or dword [PTE_${page}], 1
   invlpg [edx]
   jmp done
+not${page}:`,
+  ).join('\n')}
+  jmp skip
+systemCall:
+  inc dword [CALLS]
+  sti
+  sysexit
 debug:
   mov edx, dr6
   test edx, 15

@@ -14,6 +14,9 @@ export const PHYSICAL = {
   pageTables: 0x1000,
   /** The lowest level, which maps the region. */
   pageTable: 0x4000,
+  /** The same of another address space, which maps some pages otherwise; its lowest level is elsewhere. */
+  otherTables: 0x5000,
+  otherPageTable: 0x1_6000,
   gdt: 0x8000,
   idt: 0x9000,
   tss: 0xa000,
@@ -39,7 +42,7 @@ export const PHYSICAL = {
 export const REACHABLE = 0x12_0000;
 
 /** Offsets of the handlers' variables. */
-export const VARIABLE = { count: 0, hash: 8, interrupts: 0x40 } as const;
+export const VARIABLE = { count: 0, hash: 8, systemCalls: 0x20, interrupts: 0x40 } as const;
 export const LOG_ENTRIES = 64;
 export const LOG_ENTRY_SIZE = 64;
 
@@ -77,7 +80,7 @@ export const VECTOR_SERVICE = 0x81;
 export const VECTOR_INTERRUPTS = 0x30;
 export const INTERRUPT_COUNT = 16;
 
-/** What AL & 7 asks of INT 81h (nothing in real mode). */
+/** What AL & 15 asks of INT 81h (nothing in real mode). Where no TLB entry is invalidated, CR3 is loaded. */
 export const SERVICE = {
   /** Makes the fixable page absent again. */
   unmap: 0,
@@ -87,12 +90,22 @@ export const SERVICE = {
   swapData: 3,
   /** The second code page gets its other version. */
   swapCode: 4,
-  reloadCr3: 5,
+  /** Invalidates global entries, too. */
+  reload: 5,
   /** The second swapped page becomes the supervisor's own, or the user's again. */
   toggleUser: 6,
-  /** The third code page gets its other version, and every translation of addresses goes. */
   swapCodeAndFlush: 7,
+  switchAddressSpace: 8,
+  /** By a load of CR3 alone. */
+  swapDataAndReload: 9,
+  swapCodeAndReload: 10,
+  /** Makes the second code page absent; the page-fault handler brings it back. */
+  unmapCode: 11,
+  /** Changes the address space that is not (or is) the present one. */
+  swapDataElsewhere: 12,
+  invalidateCode: 13,
 } as const;
+export const SERVICE_COUNT = 16;
 
 /** Ports of the test device. */
 export const PORT = {
@@ -124,7 +137,11 @@ export const SELECTOR = {
   tss: 0x48,
   readOnly: 0x58,
   notPresent: 0x60,
-  limit: 0x67,
+  /** In the order SYSRET wants (Intel SDM vol. 3, 5.8.8): 32-bit code, data, 64-bit code. */
+  sysret: 0x68,
+  /** In the order SYSENTER and SYSEXIT want (5.8.7): kernel code and stack, code and stack. */
+  sysenter: 0x80,
+  limit: 0x9f,
 } as const;
 
 /** Frame number behind a page of the region, by its page number in the region; -1 where nothing is. */

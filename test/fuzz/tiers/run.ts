@@ -24,7 +24,7 @@ const { values } = parseArgs({
     seconds: { type: 'string' },
     first: { type: 'string', default: '0' },
     environment: { type: 'string' },
-    budget: { type: 'string', default: '4000' },
+    budget: { type: 'string' },
     size: { type: 'string', default: '24' },
     interruptions: { type: 'boolean', default: false },
     sliced: { type: 'boolean', default: false },
@@ -55,8 +55,8 @@ function main(): number {
   const environments = values.environment?.split(',').map(environmentNamed);
   const generator = {
     seed: whole('seed', values.seed),
-    budget: whole('budget', values.budget),
     blocks: whole('size', values.size),
+    ...(values.budget !== undefined && { budget: whole('budget', values.budget) }),
     ...(environments !== undefined && { environments }),
     ...(values.interruptions && { interruptions: true }),
   };
