@@ -220,12 +220,6 @@ function devices(k: Kernel64): void {
     mov dword [apic_base+0x320], 0x10000
     say " came"`,
   );
-  k.gate(timerVector, { selector: code64, offset: symbol('tick'), type: systemTypes.interruptGate, dpl: 0 });
-  k.code(`jmp tick$over
-    tick: inc dword [ticks]
-    mov dword [apic_base+0xb0], 0
-    iretq
-    tick$over:`);
 }
 
 function floatingPoint(k: Kernel64): void {
@@ -256,6 +250,26 @@ function floatingPoint(k: Kernel64): void {
   );
 }
 
+/** The local APIC, in a page of 2 MiB at 1 GiB. */
+function mapApic(k: Kernel64): void {
+  k.reserve('apic_directory', 0x1000);
+  k.code(`apic_base equ 0x40000000
+    mov rax, apic_directory+3
+    mov [directory_pointers+8], rax
+    mov eax, ${apic + 0x83}
+    mov [apic_directory], rax`);
+}
+
+/** Counts the interrupts of the local APIC's timer in `ticks`. */
+function tickHandler(k: Kernel64): void {
+  k.gate(timerVector, { selector: code64, offset: symbol('tick'), type: systemTypes.interruptGate, dpl: 0 });
+  k.code(`jmp tick$over
+    tick: inc dword [ticks]
+    mov dword [apic_base+0xb0], 0
+    iretq
+    tick$over:`);
+}
+
 /** What CPUID says. */
 export function cpuidGuest(): Uint8Array {
   const k = new Kernel64();
@@ -266,13 +280,8 @@ export function cpuidGuest(): Uint8Array {
 /** 64-bit code in ring 0: processor, memory, devices, interrupts, floating point. */
 export function longModeGuest(): Uint8Array {
   const k = new Kernel64();
-  // The local APIC, in a page of 2 MiB at 1 GiB.
-  k.reserve('apic_directory', 0x1000);
-  k.code(`apic_base equ 0x40000000
-    mov rax, apic_directory+3
-    mov [directory_pointers+8], rax
-    mov eax, ${apic + 0x83}
-    mov [apic_directory], rax`);
+  mapApic(k);
+  tickHandler(k);
   processor(k);
   memory(k);
   devices(k);
@@ -284,6 +293,118 @@ export function longModeGuest(): Uint8Array {
     words: dq 0x1111, 0x2222
     ticks: dq 0
     text: db "string output"`);
+  return k.finish().build();
+}
+
+/** Port by which a test tells `loadGuest` to stop: reads non-zero then. */
+export const STOP_PORT = 0x500;
+
+/**
+ * A load of everything that a change of engines could lose: integer, x87 and SSE registers, flags, debug and segment
+ * registers, page tables that change, a timer that interrupts. Each round does the same and must come to the same sum.
+ */
+export function loadGuest(): Uint8Array {
+  const k = new Kernel64();
+  mapApic(k);
+  tickHandler(k);
+  k.testCase(
+    'load',
+    `${writeMsr(msr.kernelGsBase, 'words')}
+    mov rax, 0x1122334455667788
+    mov dr0, rax
+    fninit
+    fldpi
+    mov dword [apic_base+0xf0], 0x1ff
+    mov dword [apic_base+0x3e0], 11
+    mov dword [apic_base+0x320], ${timerVector + 0x20000}
+    mov dword [apic_base+0x380], 300000
+    mov dword [frames], 0x13579bdf
+    mov dword [frames+0x1000], 0x2468ace0
+    sti
+    load$round:
+    swapgs
+    xor ebx, ebx
+    mov r8, 0x9e3779b97f4a7c15
+    mov rdi, scratch
+    xorps xmm7, xmm7
+    fld st0
+    mov ebp, 60
+    load$step:
+    ; integers, flags and memory
+    imul r8, r8, 0x5bd1e995
+    add r8, rbp
+    rol r8, 13
+    pushf
+    pop rax
+    and eax, 0x8d5
+    add rbx, rax
+    mov eax, ebp
+    and eax, 63
+    mov [rdi+rax*8], r8
+    xor rbx, [rdi+rax*8]
+    push rbx
+    call load$leaf
+    pop rcx
+    add rbx, rcx
+    ; a page that changes its frame
+    mov rax, frames+3
+    test ebp, 1
+    jz load$even
+    mov rax, frames+0x1003
+    load$even: mov [test_table], rax
+    invlpg [${testRegion}]
+    mov eax, [${testRegion}]
+    add rbx, rax
+    ; SSE and x87
+    cvtsi2sd xmm0, ebp
+    mulsd xmm0, [half]
+    addsd xmm7, xmm0
+    fld1
+    faddp st1, st0
+    dec ebp
+    jnz load$step
+    ; what was set long ago
+    mov rax, dr0
+    xor rbx, rax
+    add rbx, [gs:0]
+    swapgs
+    mov ecx, ${msr.gsBase}
+    rdmsr
+    add rbx, rax
+    movq rax, xmm7
+    add rbx, rax
+    fsub st0, st1
+    fistp qword [scratch+0x800]
+    add rbx, [scratch+0x800]
+    cmp qword [sum], 0
+    jne load$compare
+    mov [sum], rbx
+    load$compare: cmp [sum], rbx
+    jne load$wrong
+    mov edx, ${STOP_PORT}
+    in al, dx
+    test al, al
+    jz load$round
+    cli
+    cmp qword [ticks], 0
+    je load$silent
+    ${hexOf('qword [sum]', 'qword [sum+4]')}
+    jmp load$end
+    load$leaf: add qword [rsp+8], 7
+    ret
+    load$silent: cli
+    say " no ticks"
+    jmp load$end
+    load$wrong: cli
+    say " wrong"
+    load$end:`,
+  );
+  k.reserve('scratch', 0x1000).reserve('frames', 0x2000);
+  k.data(`align 16
+    half: dq 0x3fe0000000000000
+    words: dq 0x77777777
+    sum: dq 0
+    ticks: dq 0`);
   return k.finish().build();
 }
 
