@@ -4,7 +4,7 @@ const PERIOD_MAX_NS = 20_000_000;
 const TOLERANCE = 1 / 32;
 /** A deadline may be late by this part of the time for which there has been nothing but the tick. */
 const SLACK_SHARE = 1 / 8;
-const SLACK_MAX_NS = 50_000_000;
+const SLACK_MAX_NS = 100_000_000;
 
 /**
  * Finds out that the deadlines a guest asks for are those of a periodic tick and nothing else, and so how late they

@@ -19,30 +19,30 @@ describe('the tick of an idle guest', () => {
     const pattern = new TickPattern();
     expect(tick(pattern, 4, 4, 8)).toBe(0.5 * MS);
     expect(tick(pattern, 4, 12, 84)).toBe(10 * MS);
-    expect(tick(pattern, 4, 88, 2000)).toBe(50 * MS);
+    expect(tick(pattern, 4, 88, 2000)).toBe(100 * MS);
   });
 
   it('is still a tick when deadlines were missed', () => {
     const pattern = new TickPattern();
-    tick(pattern, 4, 4, 500);
-    expect(pattern.slackOf(556 * MS)).toBe(50 * MS);
+    tick(pattern, 4, 4, 1000);
+    expect(pattern.slackOf(1056 * MS)).toBe(100 * MS);
   });
 
   it('loses its slack to any other deadline', () => {
     const pattern = new TickPattern();
-    tick(pattern, 4, 4, 500);
-    expect(pattern.slackOf(502 * MS)).toBe(0);
-    pattern.passed(502 * MS);
-    expect(pattern.slackOf(504 * MS)).toBeLessThan(MS);
-    expect(tick(pattern, 4, 508, 540)).toBeLessThan(5 * MS);
+    tick(pattern, 4, 4, 1000);
+    expect(pattern.slackOf(1002 * MS)).toBe(0);
+    pattern.passed(1002 * MS);
+    expect(pattern.slackOf(1004 * MS)).toBeLessThan(MS);
+    expect(tick(pattern, 4, 1008, 1040)).toBeLessThan(5 * MS);
   });
 
   it('is not seen in a guest that counts from when its interrupt came', () => {
     const pattern = new TickPattern();
-    tick(pattern, 4, 4, 500);
-    // The deadline of 504 ms came at 550 ms, and the guest asks for 4 ms from then.
-    pattern.passed(504 * MS);
-    expect(pattern.slackOf(554.2 * MS)).toBe(0);
+    tick(pattern, 4, 4, 1000);
+    // The deadline of 1004 ms came at 1100 ms, and the guest asks for 4 ms from then.
+    pattern.passed(1004 * MS);
+    expect(pattern.slackOf(1104.2 * MS)).toBe(0);
   });
 
   it('is not seen in slow or irregular deadlines', () => {
