@@ -198,6 +198,12 @@ function programDescriptors(env: Environment): ReadonlyMap<number, Descriptor> {
         ? { base: 0n, ...all, attributes: data | paged }
         : { base: bases.stack, limit: 0x1fff, attributes: data },
     ],
+    [
+      SELECTOR.otherCode,
+      flat
+        ? { base: 0n, ...all, attributes: (code ^ 0x4000) | paged }
+        : { base: bases.code, limit: 0x2fff, attributes: code ^ 0x4000 },
+    ],
     [SELECTOR.codeAsData, { base: at(WINDOW.code), limit: 0x2fff, attributes: data }],
     [SELECTOR.alias, { base: at(WINDOW.alias), limit: 0x2fff, attributes: data }],
     [SELECTOR.readOnly, { base: at(WINDOW.data), limit: 0x7fff, attributes: 0x91 | dpl | wide }],
@@ -239,6 +245,7 @@ function writeTss(view: DataView, env: Environment): void {
   if (env.mode === 'long') {
     view.setBigUint64(tss + 4, kernelStack, true);
     view.setBigUint64(tss + 0x24, base + BigInt(PHYSICAL.interruptStack + PAGE), true);
+    view.setBigUint64(tss + 0x2c, base + BigInt(PHYSICAL.nmiStack + PAGE), true);
   } else {
     view.setUint32(tss + 4, Number(kernelStack), true);
     view.setUint16(tss + 8, SELECTOR.kernelData, true);
@@ -309,8 +316,12 @@ function writeGates(
     const at = PHYSICAL.idt + vector * (long ? 16 : 8);
     const selector = long ? SELECTOR.kernelCode64 : SELECTOR.kernelCode32;
     view.setUint32(at, (selector << 16) | (low & 0xffff), true);
-    // An interrupt gate, with IST 1 in long mode.
-    view.setUint32(at + 4, (low & 0xffff_0000) | 0x8e00 | (open ? 0x6000 : 0) | (long ? 1 : 0), true);
+    // An interrupt gate; in long mode with IST 1, or 2 for NMI.
+    view.setUint32(
+      at + 4,
+      (low & 0xffff_0000) | 0x8e00 | (open ? 0x6000 : 0) | (long ? (vector === 2 ? 2 : 1) : 0),
+      true,
+    );
     if (long) view.setUint32(at + 8, Number(target >> 32n), true);
   }
 }

@@ -8,9 +8,18 @@ import type { Form } from '../forms.ts';
 import { Random } from '../random.ts';
 import { integer } from '../values.ts';
 import type { Halves } from '../values.ts';
-import { ENVIRONMENTS, hasPaging, hasSyscall, hasSysenter, originsOf } from './environment.ts';
+import { basesOf, ENVIRONMENTS, hasPaging, hasSyscall, hasSysenter, originsOf } from './environment.ts';
 import type { Environment } from './environment.ts';
-import { DATA, INTERRUPT_COUNT, PORT, SERVICE_COUNT, VECTOR_EXIT, VECTOR_SERVICE } from './layout.ts';
+import {
+  DATA,
+  INTERRUPT_COUNT,
+  LINE_NMI,
+  PORT,
+  SELECTOR,
+  SERVICE_COUNT,
+  VECTOR_EXIT,
+  VECTOR_SERVICE,
+} from './layout.ts';
 import { CONDITIONS, Operands, sized } from './operands.ts';
 import { FUEL, FUEL_COUNT } from './program.ts';
 import type { Block, Interruption, PatchSlot, Program } from './program.ts';
@@ -158,7 +167,7 @@ class ProgramGenerator {
     const dense = random.pick([8, 60, 400]);
     return Array.from({ length: 4 + random.below(60) }, () => ({
       after: 1 + random.below(dense),
-      line: random.below(INTERRUPT_COUNT),
+      line: random.chance(0.05) ? LINE_NMI : random.below(INTERRUPT_COUNT),
     }));
   }
 
@@ -327,7 +336,15 @@ class ProgramGenerator {
   #farJump(index: number): string {
     const random = this.#random;
     const target = this.#target(index);
-    const { bits } = this.#env;
+    const { bits, mode } = this.#env;
+    if (random.chance(0.04)) {
+      // On in code of another size, where the same bytes are other instructions.
+      if (hasSyscall(this.#env) && this.#env.base < 1n << 32n)
+        return `lea rax, [rip+${target}]\npush ${SELECTOR.sysret | 3}\npush rax\nretfq`;
+      if (bits !== 64 && mode === 'long' && this.#env.flat)
+        return `jmp ${SELECTOR.sysret + 16 + 3}:${target}`;
+      if (mode === 'protected' || (mode === 'long' && bits !== 64)) return `jmp OTHERSEL:${target}`;
+    }
     if (bits === 64) {
       const frame = random.chance(0.5)
         ? 'mov rdx, rsp\nmov ecx, ss\npush rcx\npush rdx\npushf\nmov ecx, cs\npush rcx\npush rax\niret'
@@ -473,7 +490,7 @@ class ProgramGenerator {
   #system(): string {
     const random = this.#random;
     const { ring, mode } = this.#env;
-    switch (random.below(12)) {
+    switch (random.below(14)) {
       case 0:
       case 1:
       case 2:
@@ -496,9 +513,42 @@ class ProgramGenerator {
         return random.chance(0.2)
           ? `pushf\nor byte [${this.#env.bits === 64 ? 'rsp' : 'esp'}+1], 1\npopf`
           : 'pushf\npopf';
+      case 10:
+        return this.#shadow();
+      case 11:
+        if (ring !== 0) return 'nop';
+        return random.chance(0.15) ? this.#breakpoint() : this.#pick(SYSTEM);
       default:
-        return ring === 0 ? this.#pick(SYSTEM) : 'nop';
+        return ring === 0 ? this.#pick(SYSTEM) : this.#service();
     }
+  }
+
+  /** What holds off interrupts for an instruction, and what changes whether there are any. */
+  #shadow(): string {
+    const random = this.#random;
+    const { bits, mode, ring } = this.#env;
+    const flags = `pushf\nxor byte [${bits === 64 ? 'rsp' : 'esp'}+1], 2\npopf`;
+    return random.pick([
+      `mov ecx, ss\nmov ss, ecx\n${this.#straight()}`,
+      'mov ecx, ss\nmov ss, ecx\nmov ss, ecx\nnop',
+      bits === 64 ? 'nop' : `push ss\npop ss\n${this.#straight()}`,
+      ...(ring === 0 || mode === 'v86'
+        ? [flags, 'cli', 'sti', `sti\n${this.#straight()}`, 'sti\nsti\ncli']
+        : []),
+    ]);
+  }
+
+  /** A breakpoint on data or code, until the handler takes it away. */
+  #breakpoint(): string {
+    const random = this.#random;
+    const { bits } = this.#env;
+    const a = bits === 64 ? 'rax' : 'eax';
+    const { code, data } = basesOf(this.#env);
+    const [base, place, kind] = random.chance(0.5)
+      ? [code, `B${random.below(this.#main)}`, 0]
+      : [data, `DATA+${DATA.plain + random.below(0x40) * 0x20}`, random.pick([1, 3])];
+    const move = bits === 64 ? 'mov_r64_imm64' : 'mov';
+    return `${move} ${a}, ${place}+${base}\nmov dr0, ${a}\nmov eax, ${0x401 | (kind << 16) | (kind === 0 ? 0 : 3 << 18)}\nmov dr7, ${a}`;
   }
 
   /** Asks the handlers for something, or calls the system the fast way. */

@@ -106,6 +106,8 @@ const DISPATCH = `
   je pageFault
   cmp ecx, 1
   je debug
+  cmp ecx, 2
+  je done
   cmp ecx, 3
   je done
   cmp ecx, 4
@@ -301,6 +303,8 @@ noBreakpoint:
   test dword [rip+COUNT], 7
   jnz done
   btr dword [rsp+64], 8
+  mov edx, 0x400
+  mov dr7, rdx
   jmp done
 deviceNotAvailable:
   clts
@@ -428,6 +432,8 @@ noBreakpoint:
   test dword [COUNT], 7
   jnz done
   btr dword [ebp+56], 8
+  mov edx, 0x400
+  mov dr7, edx
   jmp done
 deviceNotAvailable:
   clts
@@ -502,6 +508,8 @@ debug:
   test word [cs:COUNT], 7
   jnz done
   and word [bp+38], 0xfeff
+  mov edx, 0x400
+  mov dr7, edx
   jmp done
 deviceNotAvailable:
   clts

@@ -17,6 +17,8 @@ export const PHYSICAL = {
   /** The same of another address space, which maps some pages otherwise; its lowest level is elsewhere. */
   otherTables: 0x5000,
   otherPageTable: 0x1_6000,
+  /** Stack of the NMI handler in long mode (IST 2), one page: an NMI may interrupt other handlers. */
+  nmiStack: 0x1_7000,
   gdt: 0x8000,
   idt: 0x9000,
   tss: 0xa000,
@@ -79,6 +81,8 @@ export const VECTOR_EXIT = 0x80;
 export const VECTOR_SERVICE = 0x81;
 export const VECTOR_INTERRUPTS = 0x30;
 export const INTERRUPT_COUNT = 16;
+/** The number of the line that is a non-maskable interrupt. */
+export const LINE_NMI = 16;
 
 /** What AL & 15 asks of INT 81h (nothing in real mode). Where no TLB entry is invalidated, CR3 is loaded. */
 export const SERVICE = {
@@ -141,7 +145,9 @@ export const SELECTOR = {
   sysret: 0x68,
   /** In the order SYSENTER and SYSEXIT want (5.8.7): kernel code and stack, code and stack. */
   sysenter: 0x80,
-  limit: 0x9f,
+  /** The program's code in another size: 16 bits for 32, 32 for 16. */
+  otherCode: 0xa0,
+  limit: 0xa7,
 } as const;
 
 /** Frame number behind a page of the region, by its page number in the region; -1 where nothing is. */

@@ -27,7 +27,7 @@ export interface Block {
 /** An interrupt line raised after so many more instructions. */
 export interface Interruption {
   readonly after: number;
-  /** 0..15 */
+  /** 0..15, or LINE_NMI. */
   readonly line: number;
 }
 
@@ -94,6 +94,7 @@ export function imageOf(program: Program): ProgramImage {
     assembler.equ(name, segments ? window >> 4 : value | env.ring);
   };
   selector('CODESEL', SELECTOR.code, WINDOW.code);
+  selector('OTHERSEL', SELECTOR.otherCode, WINDOW.code);
   selector('DATASEL', SELECTOR.data, WINDOW.data);
   selector('STACKSEL', SELECTOR.stack, WINDOW.stack);
   selector('FSSEL', SELECTOR.codeAsData, WINDOW.code);

@@ -15,7 +15,16 @@ import { FPU, ST, XMM } from '../../../src-core/x86/layout.ts';
 import { Random } from '../random.ts';
 import { fill16, float80 } from '../values.ts';
 import { enter, hasPaging } from './environment.ts';
-import { PHYSICAL, physicalOf, PORT, REACHABLE, VARIABLE, VECTOR_INTERRUPTS, WINDOW } from './layout.ts';
+import {
+  LINE_NMI,
+  PHYSICAL,
+  physicalOf,
+  PORT,
+  REACHABLE,
+  VARIABLE,
+  VECTOR_INTERRUPTS,
+  WINDOW,
+} from './layout.ts';
 import { FUEL, FUEL_COUNT, load } from './program.ts';
 import type { Program, ProgramImage } from './program.ts';
 import { captureState } from './state.ts';
@@ -92,6 +101,10 @@ export class Subject {
 
   /** Asserts an interrupt line until the vCPU acknowledges it. */
   raise(line: number): void {
+    if (line === LINE_NMI) {
+      this.cpu.raiseNmi();
+      return;
+    }
     this.#pending |= 1 << line;
     this.cpu.interruptChanged();
   }
