@@ -22,6 +22,11 @@ export const translatorOptionsSchema = z.strictObject({
   chaining: z.boolean().default(true),
   /** Instructions that keep leaving translated code are translated anew in a form made for that. */
   adaptive: z.boolean().default(true),
+  /**
+   * What MOV to CR3 does to cached translations: `flush` drops them but those of global pages; `keep` keeps those of
+   * address spaces used lately, with traces on their page tables (found by measurement: docs/BENCHMARKS.md).
+   */
+  addressSpaces: z.enum(['flush', 'keep']).default('flush'),
   /** Executions of a block after which the region it starts is translated. */
   threshold: z.int().min(1).max(1_000_000).default(TRANSLATION_THRESHOLD),
 });

@@ -124,7 +124,7 @@ function writeCr3(cpu: Cpu, low: number, high: number): void {
   if (paePaging(cpu.cr0, cpu.cr4, cpu.efer) && !cpu.mmu.loadPdptes(low)) throw gp();
   cpu.set32(CR3, low);
   cpu.set32(CR3 + 4, high);
-  cpu.mmu.flushNonGlobal();
+  cpu.mmu.rootChanged();
 }
 
 /** MOV to CR4. */

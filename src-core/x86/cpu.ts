@@ -359,7 +359,10 @@ export class Cpu {
     this.set64(CTL.codeBase, code64 ? 0n : this.get64(CS + SEG_FIELD.base));
     this.set32(CTL.codeLimit, code64 ? 0xffffffff : this.get32(CS + SEG_FIELD.limit));
     const smap = (this.cr4 & CR4_SMAP) !== 0 && (flags & FLAG_AC) === 0;
-    this.set32(CTL.tlbBank, cpl === 3 ? TLB.bankUser : smap ? TLB.bankSupervisorSmap : TLB.bankSupervisor);
+    this.set32(
+      CTL.tlbBank,
+      cpl === 3 ? this.get32(CTL.userBank) : smap ? TLB.bankSupervisorSmap : TLB.bankSupervisor,
+    );
     this.set32(
       CTL.fpuTrap,
       ((cr0 & CR0_TS) !== 0 ? FPU_TRAP.taskSwitched : 0) |

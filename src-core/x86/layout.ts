@@ -61,7 +61,7 @@ export const CTL = {
   /** i32: how deep translated regions have called one another. */
   callDepth: 0xa0,
   /** u32: arena address of the TLB bank for CPL 3 in the current address space. */
-  userBank: 0xa0,
+  userBank: 0xa4,
 } as const;
 
 /** General registers in encoding order: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8..R15; 8 bytes each. */

@@ -1,10 +1,11 @@
 import type { Cpu } from './cpu.ts';
-import { CR4_SMAP } from './bits.ts';
+import { AddressSpaces } from './address-spaces.ts';
+import { CR4_PAE, CR4_SMAP } from './bits.ts';
 import { dataBreakpoints, hasDataBreakpoints } from './debug.ts';
 import { GuestFault, VECTOR } from './faults.ts';
 import { CR2, CR3, CR4, CTL, MMU, PAGE_FLAG, TLB } from './layout.ts';
 import { MODE } from './mode.ts';
-import { ACCESS, PageWalker, PDPTE, readPdptes, type Access } from './paging.ts';
+import { ACCESS, isUserBank, PageWalker, PDPTE, readPdptes, type Access } from './paging.ts';
 import { PhysicalMemory } from './physical.ts';
 import { Tlb, type Translation } from './tlb.ts';
 
@@ -27,7 +28,6 @@ const PAGE = 0x1000;
 const TWO_32 = 0x100000000;
 /** Canonical linear addresses are -CANONICAL..CANONICAL - 1. */
 const CANONICAL = 0x800000000000;
-const CURRENT_BANKS = [TLB.bankUser, TLB.bankSupervisorSmap, TLB.bankSupervisor];
 /** What `#resolve` returns besides an arena address: a fault is recorded; the bus must do it (at #phys). */
 const FAULT = -1;
 const DEVICE = -2;
@@ -46,6 +46,10 @@ export class Mmu {
   readonly #memory: PhysicalMemory;
   readonly #walker: PageWalker;
   readonly #tlb: Tlb;
+  /** The address spaces whose translations survive MOV to CR3; undefined while none does. */
+  #spaces: AddressSpaces | undefined;
+  /** The banks that are in use now. */
+  #banks: readonly number[] = [];
   /** Physical address of the byte `#resolve` was last asked for, when it is not plain memory. */
   #phys = 0;
   /** Any data breakpoint is enabled: slow accesses look for hits, watched pages are not cached. */
@@ -86,12 +90,47 @@ export class Mmu {
     this.#memory.forget();
     this.#watching = hasDataBreakpoints(this.#cpu);
     this.#i32[MMU.watching >> 2] = this.#watching ? 1 : 0;
-    this.#i32[CTL.userBank >> 2] = TLB.bankUser;
+    this.#spaces?.reset();
+    this.#useBank(this.#spaces?.bank ?? TLB.bankUser);
   }
 
-  /** MOV to CR3: drops all translations but those of global pages. */
-  flushNonGlobal(): void {
-    for (const bank of this.#banks) this.#tlb.flushNonGlobal(bank);
+  /** MOV to CR3: of other address spaces only translations of global pages may be used from now on. */
+  rootChanged(): void {
+    this.#tlb.flushNonGlobal(TLB.bankSupervisorSmap);
+    this.#tlb.flushNonGlobal(TLB.bankSupervisor);
+    if (this.#spaces) {
+      this.#spaces.switch();
+      this.#useBank(this.#spaces.bank);
+    } else {
+      this.#tlb.flushNonGlobal(TLB.bankUser);
+    }
+  }
+
+  #useBank(userBank: number): void {
+    this.#i32[CTL.userBank >> 2] = userBank;
+    if (isUserBank(this.#i32[CTL.tlbBank >> 2]!)) this.#i32[CTL.tlbBank >> 2] = userBank;
+    if (this.#banks[0] !== userBank) {
+      this.#banks = [userBank, TLB.bankSupervisorSmap, TLB.bankSupervisor];
+    }
+  }
+
+  /** Whether translations of an address space are kept for when CR3 comes back to it. Drops everything cached. */
+  keepAddressSpaces(keep: boolean): void {
+    this.#spaces?.reset();
+    this.#spaces = keep ? new AddressSpaces(this.#cpu.arena, this.#tlb) : undefined;
+    this.#i32[MMU.space >> 2] = 0;
+    this.flush();
+  }
+
+  /** Something other than the vCPU changed these bytes of the arena. */
+  memoryChanged(arena: number, size: number): void {
+    if ((this.#tlb.watched(arena >>> 12) & PAGE_FLAG.table) !== 0) this.#tableWritten(arena, size);
+  }
+
+  #tableWritten(arena: number, size: number): void {
+    this.#cpu.accounting.count('trace');
+    this.#cpu.accounting.detail('trace', 'page table');
+    this.#spaces?.written(arena, size);
   }
 
   /** INVLPG: drops the translations of the page that contains `lin`, whatever its size. */
@@ -109,6 +148,11 @@ export class Mmu {
     this.#tlb.unprotect(arenaPage, PAGE_FLAG.code);
   }
 
+  /** Why stores to a page of the arena are looked at (PAGE_FLAG); 0 when they are not. */
+  watched(arenaPage: number): number {
+    return this.#tlb.watched(arenaPage);
+  }
+
   /** Moves what wasm counted to the accounting. */
   collectCounts(): void {
     const { accounting } = this.#cpu;
@@ -117,6 +161,11 @@ export class Mmu {
     if (besideCode > 0) {
       accounting.count('trace', besideCode);
       accounting.detail('trace', 'data beside code', besideCode);
+    }
+    const unused = this.#take(MMU.tableStores);
+    if (unused > 0) {
+      accounting.count('trace', unused);
+      accounting.detail('trace', 'unused page table entry', unused);
     }
   }
 
@@ -180,24 +229,31 @@ export class Mmu {
     translation.executable = walker.allows(ACCESS.execute, bank);
     translation.global = walker.global;
     this.#tlb.put(lin, bank, translation);
+    if (this.#spaces && isUserBank(bank)) this.#traceTables(lin, this.#spaces);
     return true;
+  }
+
+  /** The translation just made depends on these tables. */
+  #traceTables(lin: number, spaces: AddressSpaces): void {
+    const { levels, entryAt, pageShift } = this.#walker;
+    const wide = (this.#i32[CR4 >> 2]! & CR4_PAE) !== 0;
+    const tables = Array.from({ length: levels }, (_, level) => ({
+      at: this.#memory.arenaOf(entryAt[level]!, true),
+      leaf: level < levels - 1 || pageShift !== 12 ? 0 : wide ? PAGE_FLAG.leaf64 : PAGE_FLAG.leaf32,
+    }));
+    spaces.trace(lin, tables);
   }
 
   /** The bank of an explicit access now; with `user` false at CPL 3, of an implicit supervisor access. */
   #bankFor(user: boolean): number {
-    if (user) return TLB.bankUser;
+    if (user) return this.#i32[CTL.userBank >> 2]!;
     const bank = this.#i32[CTL.tlbBank >> 2]!;
-    return bank === TLB.bankUser ? this.#supervisorBank : bank;
+    return isUserBank(bank) ? this.#supervisorBank : bank;
   }
 
   /** Implicit supervisor accesses obey SMAP whatever RFLAGS.AC says (Intel SDM volume 3, section 4.6.1). */
   get #supervisorBank(): number {
     return (this.#i32[CR4 >> 2]! & CR4_SMAP) !== 0 ? TLB.bankSupervisorSmap : TLB.bankSupervisor;
-  }
-
-  /** The banks that the current address space uses. */
-  get #banks(): readonly number[] {
-    return CURRENT_BANKS;
   }
 
   get #longMode(): boolean {
@@ -363,7 +419,9 @@ export class Mmu {
       return;
     }
     this.#memory.copy(from, arena, size);
-    if ((this.#tlb.watched(arena >>> 12) & PAGE_FLAG.code) !== 0) this.onCodeWrite(arena, size);
+    const watched = this.#tlb.watched(arena >>> 12);
+    if ((watched & PAGE_FLAG.code) !== 0) this.onCodeWrite(arena, size);
+    if ((watched & PAGE_FLAG.table) !== 0) this.#tableWritten(arena, size);
   }
 
   #watch(lin: number, size: number, write: boolean): void {

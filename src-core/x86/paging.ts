@@ -22,6 +22,11 @@ export const ENTRY = { P: 1, RW: 2, US: 4, A: 0x20, D: 0x40, PS: 0x80, G: 0x100 
 const { P, RW, US, A, D, PS, G } = ENTRY;
 const TWO_32 = 0x100000000;
 
+/** Whether accesses through this TLB bank are explicit ones at CPL 3. */
+export function isUserBank(bank: number): boolean {
+  return bank !== TLB.bankSupervisorSmap && bank !== TLB.bankSupervisor;
+}
+
 interface State {
   readonly i32: Int32Array;
 }
@@ -52,8 +57,10 @@ export class PageWalker {
   /** After a walk that returned false: the error code of its page fault. */
   errorCode = 0;
 
-  // The entries used, from the root down: where their low halves are and what they hold.
-  readonly #entryAt = new Float64Array(4);
+  /** How many entries of tables were used (PDPTEs of PAE paging not counted), and where they are, from the root down. */
+  levels = 0;
+  readonly entryAt = new Float64Array(4);
+  /** What the low halves of the entries hold. */
   readonly #entryLow = new Int32Array(4);
 
   constructor({ i32 }: State, memory: PhysicalMemory) {
@@ -63,13 +70,14 @@ export class PageWalker {
 
   /**
    * Translates `lin` (canonical, signed in long mode) for one access.
-   * @param bank the TLB bank that says who accesses: TLB.bankUser, bankSupervisorSmap or bankSupervisor.
+   * @param bank the TLB bank that says who accesses: TLB.bankSupervisorSmap, bankSupervisor or one for users.
    * @returns false for a page fault (see errorCode).
    */
   walk(lin: number, access: Access, bank: number): boolean {
     const cr0 = this.#i32[CR0 >> 2]!;
     if ((cr0 & CR0_PG) === 0) {
       this.phys = (lin & this.#i32[CTL.a20Mask >> 2]!) >>> 0;
+      this.levels = 0;
       this.pageShift = 12;
       this.user = this.writable = this.dirty = true;
       this.noExecute = this.global = false;
@@ -85,7 +93,7 @@ export class PageWalker {
     const pdeAt = (((this.#i32[CR3 >> 2]! & 0xfffff000) | ((lin >>> 20) & 0xffc)) & a20) >>> 0;
     const pde = memory.read32(pdeAt);
     if ((pde & P) === 0) return this.#fault(0, access, bank);
-    this.#entryAt[0] = pdeAt;
+    this.entryAt[0] = pdeAt;
     this.#entryLow[0] = pde;
     this.noExecute = false;
     if ((pde & PS) !== 0 && (this.#i32[CR4 >> 2]! & CR4_PSE) !== 0) {
@@ -97,7 +105,7 @@ export class PageWalker {
     const pteAt = (((pde & 0xfffff000) | ((lin >>> 10) & 0xffc)) & a20) >>> 0;
     const pte = memory.read32(pteAt);
     if ((pte & P) === 0) return this.#fault(0, access, bank);
-    this.#entryAt[1] = pteAt;
+    this.entryAt[1] = pteAt;
     this.#entryLow[1] = pte;
     this.phys = (((pte & 0xfffff000) | (lin & 0xfff)) & a20) >>> 0;
     return this.#finish(access, bank, pde & pte, 1, 12);
@@ -152,7 +160,7 @@ export class PageWalker {
       if ((tableHigh & reservedHigh) !== 0 || (tableLow & reservedLow) !== 0) {
         return this.#fault(PF.present | PF.reserved, access, bank);
       }
-      this.#entryAt[level] = at;
+      this.entryAt[level] = at;
       this.#entryLow[level] = tableLow;
       rights &= tableLow;
       noExecute |= tableHigh;
@@ -174,15 +182,16 @@ export class PageWalker {
     this.user = (rights & US) !== 0;
     this.writable = (rights & RW) !== 0;
     this.pageShift = shift;
+    this.levels = last + 1;
     if (!this.allows(access, bank)) return this.#fault(PF.present, access, bank);
     const memory = this.#memory;
     for (let level = 0; level < last; level++) {
       const entry = this.#entryLow[level]!;
-      if ((entry & A) === 0) memory.write32(this.#entryAt[level]!, entry | A);
+      if ((entry & A) === 0) memory.write32(this.entryAt[level]!, entry | A);
     }
     const leaf = this.#entryLow[last]!;
     const wanted = access === ACCESS.write ? A | D : A;
-    if ((leaf & wanted) !== wanted) memory.write32(this.#entryAt[last]!, leaf | wanted);
+    if ((leaf & wanted) !== wanted) memory.write32(this.entryAt[last]!, leaf | wanted);
     this.dirty = ((leaf | wanted) & D) !== 0;
     this.global = (leaf & G) !== 0 && (this.#i32[CR4 >> 2]! & CR4_PGE) !== 0;
     return true;
@@ -190,7 +199,7 @@ export class PageWalker {
 
   /** Whether the page last walked allows an access by `bank` (Intel SDM volume 3, section 4.6.1). */
   allows(access: Access, bank: number): boolean {
-    if (bank === TLB.bankUser) {
+    if (isUserBank(bank)) {
       if (!this.user) return false;
       return access === ACCESS.read || (access === ACCESS.write ? this.writable : !this.noExecute);
     }
@@ -209,7 +218,7 @@ export class PageWalker {
   #fault(code: number, access: Access, bank: number): false {
     const cr4 = this.#i32[CR4 >> 2]!;
     if (access === ACCESS.write) code |= PF.write;
-    if (bank === TLB.bankUser) code |= PF.user;
+    if (isUserBank(bank)) code |= PF.user;
     if (access === ACCESS.execute) {
       const nxe = (cr4 & CR4_PAE) !== 0 && (this.#i32[EFER >> 2]! & EFER_NXE) !== 0;
       if (nxe || (cr4 & CR4_SMEP) !== 0) code |= PF.instruction;

@@ -175,15 +175,20 @@ export class Tlb {
 
   /** Drops the translations of the page that contains `lin`, whatever its size, in these banks. */
   invalidatePage(lin: number, banks: readonly number[]): void {
+    this.dropPage(lin, banks);
+    for (const shift of LARGE_SHIFTS) {
+      if (this.#u8[largePart(lin, shift)] !== 0) this.#invalidateLarge(lin, shift);
+    }
+  }
+
+  /** Drops the translations of the 4 KiB at `lin` in these banks. */
+  dropPage(lin: number, banks: readonly number[]): void {
     const low = lin & ~(PAGE - 1);
     const high = Math.floor(lin / TWO_32);
     const slot = (Math.floor(lin / PAGE) & (TLB.entries - 1)) * TLB.entrySize;
     for (const bank of banks) {
       const entry = bank + slot;
       if (this.#lowOf(entry) === low && this.#highOf(entry) === high) this.#drop(entry);
-    }
-    for (const shift of LARGE_SHIFTS) {
-      if (this.#u8[largePart(lin, shift)] !== 0) this.#invalidateLarge(lin, shift);
     }
   }
 

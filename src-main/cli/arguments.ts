@@ -62,6 +62,8 @@ What the software engine does (for experiments)
   --threshold N            executions before code is translated
   --no-chaining            translated regions do not go on to each other directly
   --no-adaptive            instructions that keep leaving translated code are not translated anew
+  --address-spaces flush|keep
+                           drop an address space's translations on MOV to CR3, or keep them coherent with traces
 
 Where its output goes
   --serial TARGET          COM1: stdio (default), file:FILE or none
@@ -123,6 +125,9 @@ export function parseRunArguments(args: string[]): RunOptions {
       tier: parseChoice('--tier', values.tier, ['0', '1']) === '0' ? 0 : 1,
       chaining: !values['no-chaining'],
       adaptive: !values['no-adaptive'],
+      ...(values['address-spaces'] !== undefined && {
+        addressSpaces: parseChoice('--address-spaces', values['address-spaces'], ['flush', 'keep'] as const),
+      }),
       ...(values.threshold !== undefined && {
         threshold: parseWhole('--threshold', values.threshold, 1, 1_000_000),
       }),
@@ -162,6 +167,7 @@ function parse(args: string[]) {
         threshold: { type: 'string' },
         'no-chaining': { type: 'boolean', default: false },
         'no-adaptive': { type: 'boolean', default: false },
+        'address-spaces': { type: 'string' },
       },
     });
     if (positionals[0] !== undefined) throw new UsageError(`unexpected argument "${positionals[0]}"`);

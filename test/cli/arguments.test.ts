@@ -66,6 +66,7 @@ describe('run', () => {
     ['--kernel k --log-port 0x80', '--log-port must be'],
     ['--kernel k --timeout 0', '--timeout must be'],
     ['--kernel k --timeout soon', '--timeout must be'],
+    ['--kernel k --address-spaces swap', '--address-spaces must be flush or keep'],
     ['--kernel k --exit-on=', '--exit-on needs'],
     ['--kernel k stray', 'unexpected argument "stray"'],
     ['--kernel k --warp', '--warp'],

@@ -35,6 +35,7 @@ describe.each(systemGuests)('$name: $subject', (guest) => {
   it.each([
     ['interpreted', ['--tier', '0']],
     ['translated at once', ['--tier', '1', '--threshold', '1']],
+    ['keeping address spaces', ['--tier', '1', '--threshold', '1', '--address-spaces', 'keep']],
   ])('prints the expected text on Switchyard, %s', async (_, options) => {
     const run = await runOnSwitchyard(guest, options);
     expect(run.output, run.errors).toBe(expected(guest));

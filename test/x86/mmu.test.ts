@@ -193,7 +193,7 @@ describe('MMU', () => {
       page(9, 0x9000n | P | W);
       v.cpu.mmu.read8(0x8000);
       v.cpu.mmu.read8(0x9000);
-      v.cpu.mmu.flushNonGlobal();
+      v.cpu.mmu.rootChanged();
       expect([hit(0x8000, TLB.readTag), hit(0x9000, TLB.readTag)]).toEqual([true, false]);
       v.cpu.mmu.read8(0x9000);
       v.cpu.mmu.flush();
@@ -215,7 +215,7 @@ describe('MMU', () => {
       for (let round = 0; round < 3; round++) {
         for (let lin = 0x200000; lin < 0x600000; lin += 0x1000) {
           v.cpu.mmu.write32(lin, lin);
-          if (lin % 0x7000 === 0) v.cpu.mmu.flushNonGlobal();
+          if (lin % 0x7000 === 0) v.cpu.mmu.rootChanged();
           if (lin % 0x9000 === 0) v.cpu.mmu.invalidatePage(lin);
         }
         v.cpu.mmu.flush();

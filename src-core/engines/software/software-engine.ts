@@ -124,6 +124,7 @@ export class SoftwareEngine implements Engine {
       locateStore: instance.exports.locateStore as WebAssembly.ExportValue,
       callout: (id: number, uop: number) => this.#regionCallout(id, uop),
     });
+    cpu.mmu.keepAddressSpaces(translator.addressSpaces === 'keep');
     cpu.mmu.onCodeWrite = (address, size) => this.#codeWritten(address, size);
     cpu.onAttention = () => this.#attention();
     cpu.instructionCount = () => this.#instructionCount();
@@ -644,7 +645,10 @@ export class SoftwareEngine implements Engine {
     for (let at = phys; at < phys + length;) {
       const size = Math.min(PAGE - (at % PAGE), phys + length - at);
       const { arena } = this.#cpu.memory.backing(at);
-      if (arena >= 0) this.#codeWritten(arena + (at % PAGE), size);
+      if (arena >= 0) {
+        this.#codeWritten(arena + (at % PAGE), size);
+        this.#cpu.mmu.memoryChanged(arena + (at % PAGE), size);
+      }
       at += size;
     }
   }

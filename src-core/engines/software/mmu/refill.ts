@@ -24,6 +24,7 @@ import {
   TLB,
   TLB_FLAG,
 } from '../../../x86/layout.ts';
+import { TABLE_STORES_MAX } from '../../../x86/address-spaces.ts';
 import { SLOW } from '../../../x86/mmu.ts';
 import { ADDRESS_HIGH, ENTRY, PDPTE } from '../../../x86/paging.ts';
 import { LARGE_SHIFTS } from '../../../x86/tlb.ts';
@@ -113,8 +114,47 @@ function emitTracedStore(): CodeWriter {
   w.end();
   count(w, MMU.storesBesideCode);
   w.end();
+  w.get(flags).i32Const(PAGE_FLAG.table).op(i32.and).if();
+  emitTableStore(w, arena, size, record);
+  w.end();
   w.i32Const(1);
   return w;
+}
+
+/** Returns 0 unless the entries of a page table that a store touches were never used as they stand. */
+function emitTableStore(w: CodeWriter, arena: number, size: number, record: number): void {
+  const at = w.local(I32);
+  const end = w.local(I32);
+  const writes = w.local(I32);
+  // An entry that was used has its accessed flag, in its low half where it has 8 bytes. An upper half that looks like
+  // that is TypeScript's to know.
+  w.get(arena).get(size).op(i32.add).set(end);
+  w.i32Const(~7).i32Const(~3);
+  w.i32Const(0).mem(i32.load, CR4).i32Const(CR4_PAE).op(i32.and);
+  w.select().get(arena).op(i32.and).set(at);
+  w.loop();
+  w.get(at)
+    .mem(i32.load)
+    .i32Const(ENTRY.P | ENTRY.A)
+    .op(i32.and);
+  w.i32Const(ENTRY.P | ENTRY.A)
+    .op(i32.eq)
+    .if();
+  w.i32Const(0).return();
+  w.end();
+  w.get(at).i32Const(4).op(i32.add).tee(at).get(end).op(i32.lt_u).brIf(0);
+  w.end();
+  w.get(record)
+    .mem(i32.load8_u, ARENA.pages + PAGE_RECORD.writes)
+    .i32Const(1)
+    .op(i32.add);
+  w.tee(writes).i32Const(TABLE_STORES_MAX).op(i32.gt_u).if();
+  w.i32Const(0).return();
+  w.end();
+  w.get(record)
+    .get(writes)
+    .mem(i32.store8, ARENA.pages + PAGE_RECORD.writes);
+  count(w, MMU.tableStores);
 }
 
 /** The locals of a walk and the code that uses them. */
@@ -148,6 +188,7 @@ class Refill {
   readonly #tableLow = this.#local();
   readonly #tableHigh = this.#local();
   readonly #reservedHigh = this.#local();
+  readonly #userBank = this.#local();
   readonly #readable = this.#local();
   readonly #writable = this.#local();
   readonly #executable = this.#local();
@@ -186,6 +227,7 @@ class Refill {
     w.end();
     this.#permissions();
     this.#target();
+    this.#checkTraces();
     this.#setAccessed();
     this.#fill();
     w.end();
@@ -495,14 +537,13 @@ class Refill {
   /** PageWalker.allows for each kind of access; leaves a page fault to TypeScript. */
   #permissions(): void {
     const w = this.#w;
-    const userBank = this.#flags;
     const user = this.#number;
     w.get(this.#bank).i32Const(TLB.bankSupervisorSmap).op(i32.ne);
-    w.get(this.#bank).i32Const(TLB.bankSupervisor).op(i32.ne).op(i32.and).set(userBank);
+    w.get(this.#bank).i32Const(TLB.bankSupervisor).op(i32.ne).op(i32.and).set(this.#userBank);
     this.#has(this.#rights, ENTRY.US).set(user);
     this.#has(this.#rights, ENTRY.RW).set(this.#writable);
     w.get(this.#noExecute).i32Const(0).op(i32.ge_s).set(this.#executable);
-    w.get(userBank).if();
+    w.get(this.#userBank).if();
     w.get(user).set(this.#readable);
     w.get(this.#executable).get(user).op(i32.and).set(this.#executable);
     w.else();
@@ -528,6 +569,54 @@ class Refill {
     w.get(this.#writable).get(this.#readable).get(this.#write).select();
     w.get(this.#execute).select().op(i32.eqz);
     this.#failIf();
+  }
+
+  /** The tables must be traced for the current address space already, each in its role: see AddressSpaces.trace. */
+  #checkTraces(): void {
+    const w = this.#w;
+    const flags = this.#known;
+    const place = this.#other;
+    w.get(this.#userBank);
+    this.#state(MMU.space).i32Const(0).op(i32.ne).op(i32.and).if();
+    // What a table of 4 KiB pages maps: 2 MiB, or 4 MiB with entries of 4 bytes.
+    w.get(this.#hi)
+      .i32Const(32 - 21)
+      .op(i32.shl)
+      .get(this.#lo)
+      .i32Const(21)
+      .op(i32.shr_u)
+      .op(i32.or);
+    w.i32Const(-1).i32Const(~1);
+    this.#masked(this.#cr4, CR4_PAE).select().op(i32.and).set(place);
+    for (const at of [...this.#upperAt, this.#leafAt]) {
+      w.get(at).if();
+      pushRecord(w, at);
+      w.tee(this.#record)
+        .mem(i32.load8_u, ARENA.pages + PAGE_RECORD.flags)
+        .set(flags);
+      w.get(this.#record).mem(i32.load16_u, ARENA.pages + PAGE_RECORD.spaces);
+      this.#state(MMU.space).op(i32.and).op(i32.eqz);
+      this.#masked(flags, PAGE_FLAG.table).op(i32.eqz).op(i32.or);
+      this.#failIf();
+      this.#masked(flags, PAGE_FLAG.leaf32 | PAGE_FLAG.leaf64);
+      if (at === this.#leafAt) {
+        w.if();
+        w.get(this.#record)
+          .mem(i32.load, ARENA.pages + PAGE_RECORD.link)
+          .get(place)
+          .op(i32.ne);
+        w.get(this.#shift).i32Const(12).op(i32.ne).op(i32.or);
+        this.#failIf();
+        w.end();
+      } else {
+        this.#failIf();
+      }
+      w.get(this.#record)
+        .i32Const(0)
+        .mem(i32.store8, ARENA.pages + PAGE_RECORD.writes);
+      w.end();
+    }
+    w.end();
   }
 
   /** The page must be plain RAM. */

@@ -98,6 +98,8 @@ export class RegionGen implements OpGen {
   readonly #registerType: typeof I32 | typeof I64;
   /** Registers the region writes somewhere. */
   readonly #written: RegisterSet;
+  /** The TLB bank is TLB.bankUser, and not in local `bank`. */
+  readonly #bankKnown: boolean;
   /** RIP at the region's entry (i64). */
   readonly rip: number;
   /** Instructions left (i32), when the region returns, and the TLB bank. */
@@ -140,6 +142,7 @@ export class RegionGen implements OpGen {
     this.#imports = imports;
     this.#modeKey = modeKey;
     this.#written = written;
+    this.#bankKnown = region.oneUserBank && (modeKey & MODE.cplMask) >> MODE.cplShift === 3;
     // Outside long mode the upper halves of registers are zero and stay so.
     this.#registerType = (modeKey & MODE.longMode) !== 0 ? I64 : I32;
     this.rip = w.local(I64);
@@ -180,12 +183,9 @@ export class RegionGen implements OpGen {
         .set(local);
     }
     w.i32Const(0).mem(i32.load, CTL.budget).set(this.budget);
-    if (!this.#userBank) w.i32Const(0).mem(i32.load, CTL.tlbBank).set(this.#bank);
+    if (!this.#bankKnown) w.i32Const(0).mem(i32.load, CTL.tlbBank).set(this.#bank);
   }
 
-  get #userBank(): boolean {
-    return (this.#modeKey & MODE.cplMask) >> MODE.cplShift === 3;
-  }
 
   #storeRegister(register: number): void {
     const local = this.#registers[register]!;
@@ -512,11 +512,6 @@ export class RegionGen implements OpGen {
     }
     if (loc >= TEMP && loc < TEMP_END && (loc - TEMP) % TEMP_SIZE === 0) {
       const index = (loc - TEMP) / TEMP_SIZE;
-      const before = this.#temps[index];
-      if (before !== undefined && bits < 32) {
-        this.#setPart(index, before, bits === 8 ? 0xff : 0xffff, value);
-        return;
-      }
       // On another path of the operation it may stand in a local already: the same one then.
       const type = (this.#resultType ??= bits === 64 ? I64 : I32);
       const local = this.#tempLocal(index, type);
@@ -534,28 +529,6 @@ export class RegionGen implements OpGen {
     else if (bits === 16) w.mem(i32.store16, loc);
     else if (bits === 32) w.op(i64.extend_i32_u).mem(i64.store, loc);
     else w.mem(i64.store, loc);
-  }
-
-  /** Overwrites the low bits of a temporary that holds something: as in its slot, the others stay. */
-  #setPart(index: number, place: TempPlace, mask: number, value: () => void): void {
-    const { w } = this;
-    const type = place === 'state' ? I64 : place.type;
-    const local = place === 'state' ? this.#tempLocal(index, I64) : place.local;
-    if (place === 'state') {
-      w.i32Const(0)
-        .mem(i64.load, TEMP + index * TEMP_SIZE)
-        .set(local);
-    }
-    w.get(local);
-    if (type === I64) w.i64Const(BigInt(~mask)).op(i64.and);
-    else w.i32Const(~mask).op(i32.and);
-    value();
-    w.i32Const(mask).op(i32.and);
-    if (type === I64) w.op(i64.extend_i32_u).op(i64.or);
-    else w.op(i32.or);
-    w.set(local);
-    this.#resultType = type;
-    this.#temps[index] = { type, local };
   }
 
   #setRegister(register: number, high: boolean, bits: Bits, value: () => void): void {
@@ -771,7 +744,7 @@ export class RegionGen implements OpGen {
     }
     w.i32Const((TLB.entries - 1) << 5).op(i32.and);
     let bank = 0;
-    if (this.#userBank) bank = TLB.bankUser;
+    if (this.#bankKnown) bank = TLB.bankUser;
     else w.get(this.#bank).op(i32.add);
     w.tee(entry);
     if (legacy) {

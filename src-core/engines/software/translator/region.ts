@@ -69,6 +69,8 @@ export interface Region {
   /** Offsets from RIP at entry that the code reaches from and to. */
   readonly lowest: number;
   readonly highest: number;
+  /** Code at CPL 3 always finds its TLB bank at TLB.bankUser: address spaces have none of their own. */
+  readonly oneUserBank: boolean;
 }
 
 /** What the builder asks of the engine. */
@@ -79,6 +81,8 @@ export interface RegionSource {
   warm(block: CachedBlock): boolean;
   /** Whether regions may go on to one another. */
   readonly chaining: boolean;
+  /** See Region. */
+  readonly oneUserBank: boolean;
   lift(block: CachedBlock): LiftedBlock | undefined;
   /** Arena page address of the linear page `pages` after the entry's, if it is known to the TLB; else -1. */
   page(pages: number): number;
@@ -126,7 +130,8 @@ class RegionBuilder {
       highest = Math.max(highest, delta + block.bytes);
       instructions += block.instructions.length;
     }
-    return { modeKey: this.#modeKey, entry, nodes, instructions, lowest, highest };
+    const { oneUserBank } = this.#source;
+    return { modeKey: this.#modeKey, entry, nodes, instructions, lowest, highest, oneUserBank };
   }
 
   #key(delta: number, frame: CallFrame | undefined): string {

@@ -92,6 +92,7 @@ export class Translator {
       block: (code, modeKey) => this.#blocks.peek(code, modeKey),
       warm: (candidate) => this.#isWarm(candidate),
       chaining: this.#options.chaining,
+      oneUserBank: this.#options.addressSpaces === 'flush',
       lift: (candidate) => this.#lift(candidate),
       page: (pages) => this.#pageAfter(block, pages),
     });
