@@ -9,7 +9,7 @@ import { liveVms } from '../../src-core/engines/hardware/kvm/vm.ts';
 import { KvmSystem } from '../../src-core/engines/hardware/kvm/system.ts';
 import { SoftwareEngine } from '../../src-core/engines/software/software-engine.ts';
 import { type Failures, FakeLibc } from './fake-libc.ts';
-import { makeVcpu } from './support.ts';
+import { makeVcpu } from './vcpu.ts';
 
 const ENOENT = 2;
 const ENOMEM = 12;

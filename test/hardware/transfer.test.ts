@@ -14,7 +14,8 @@ import { SoftwareEngine } from '../../src-core/engines/software/software-engine.
 import { ARENA } from '../../src-core/machine/arena.ts';
 import { CTL, DR0, DR6, DR7, FPU, GPR, MSR, SEG, ST, STATE_END, XMM } from '../../src-core/x86/layout.ts';
 import { readTsc } from '../../src-core/x86/msr.ts';
-import { describeKvm, makeVcpu, type Vcpu } from './support.ts';
+import { describeKvm } from './support.ts';
+import { makeVcpu, type Vcpu } from './vcpu.ts';
 
 /** A generator that can be repeated (xorshift32). */
 function randomFrom(seed: number): () => number {
