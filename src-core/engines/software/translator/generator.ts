@@ -512,6 +512,11 @@ export class RegionGen implements OpGen {
     }
     if (loc >= TEMP && loc < TEMP_END && (loc - TEMP) % TEMP_SIZE === 0) {
       const index = (loc - TEMP) / TEMP_SIZE;
+      const before = this.#temps[index];
+      if (before !== undefined && bits < 32) {
+        this.#setPart(index, before, bits === 8 ? 0xff : 0xffff, value);
+        return;
+      }
       // On another path of the operation it may stand in a local already: the same one then.
       const type = (this.#resultType ??= bits === 64 ? I64 : I32);
       const local = this.#tempLocal(index, type);
@@ -529,6 +534,28 @@ export class RegionGen implements OpGen {
     else if (bits === 16) w.mem(i32.store16, loc);
     else if (bits === 32) w.op(i64.extend_i32_u).mem(i64.store, loc);
     else w.mem(i64.store, loc);
+  }
+
+  /** Overwrites the low bits of a temporary that holds something: as in its slot, the others stay. */
+  #setPart(index: number, place: TempPlace, mask: number, value: () => void): void {
+    const { w } = this;
+    const type = place === 'state' ? I64 : place.type;
+    const local = place === 'state' ? this.#tempLocal(index, I64) : place.local;
+    if (place === 'state') {
+      w.i32Const(0)
+        .mem(i64.load, TEMP + index * TEMP_SIZE)
+        .set(local);
+    }
+    w.get(local);
+    if (type === I64) w.i64Const(BigInt(~mask)).op(i64.and);
+    else w.i32Const(~mask).op(i32.and);
+    value();
+    w.i32Const(mask).op(i32.and);
+    if (type === I64) w.op(i64.extend_i32_u).op(i64.or);
+    else w.op(i32.or);
+    w.set(local);
+    this.#resultType = type;
+    this.#temps[index] = { type, local };
   }
 
   #setRegister(register: number, high: boolean, bits: Bits, value: () => void): void {
