@@ -22,8 +22,15 @@ export interface ProbeProcess {
   readonly output: Readable;
   /** Ends it at once. */
   kill(): void;
-  /** Settles when it is gone. */
-  readonly ended: Promise<{ code: number | null; signal: string | null }>;
+  /** Comes when it is gone, or could not be started. Does not reject. */
+  readonly ended: Promise<ProbeEnd>;
+}
+
+export interface ProbeEnd {
+  readonly code: number | null;
+  readonly signal: string | null;
+  /** Why it could not be started. */
+  readonly error?: string;
 }
 
 export interface ProbeOptions {
@@ -37,32 +44,37 @@ export interface ProbeOptions {
 export async function probeHardware(options: ProbeOptions = {}): Promise<HardwareProbe> {
   const { launch = () => spawnProbe(options.device), timeoutMs = PROBE_TIMEOUT_MS } = options;
   const collector = new Collector();
-  const timeout = AbortSignal.timeout(timeoutMs);
-  let end: { code: number | null; signal: string | null };
   try {
     const child = launch();
-    const kill = (): void => child.kill();
-    timeout.addEventListener('abort', kill);
+    // A process that is stuck in the kernel may not even die: it is not waited for.
+    const timer = setTimeout(() => {
+      child.kill();
+      child.output.destroy(new ProbeTimeoutError());
+    }, timeoutMs);
     try {
       for await (const line of createInterface({ input: child.output })) collector.take(line);
-      end = await child.ended;
     } finally {
-      timeout.removeEventListener('abort', kill);
+      clearTimeout(timer);
     }
+    if (collector.complete) return collector.result();
+    const { code, signal, error } = await child.ended;
+    if (error !== undefined) return collector.result(unstartable(error));
+    const how = signal ?? `exit code ${code ?? 'unknown'}`;
+    return collector.result({ kind: 'crash', message: `The process that probes ended early (${how}).` });
   } catch (error) {
-    const message = error instanceof Error ? error.message : String(error);
-    return collector.result({ kind: 'crash', message: `The probe can’t be started: ${message}` });
+    if (error instanceof ProbeTimeoutError) {
+      const message = `The probe was not done after ${timeoutMs / 1000} s.`;
+      return collector.result({ kind: 'timeout', message });
+    }
+    return collector.result(unstartable(error instanceof Error ? error.message : String(error)));
   }
-  if (collector.complete) return collector.result();
-  if (timeout.aborted) {
-    return collector.result({
-      kind: 'timeout',
-      message: `The probe was not done after ${timeoutMs / 1000} s.`,
-    });
-  }
-  const how = end.signal ?? `exit code ${end.code ?? 'unknown'}`;
-  return collector.result({ kind: 'crash', message: `The process that probes ended early (${how}).` });
 }
+
+function unstartable(reason: string): Pick<ProbeFailure, 'kind' | 'message'> {
+  return { kind: 'crash', message: `The probe can’t be started: ${reason}` };
+}
+
+class ProbeTimeoutError extends Error {}
 
 function spawnProbe(device: string | undefined): ProbeProcess {
   const script = fileURLToPath(new URL('./child.ts', import.meta.url));
@@ -72,8 +84,8 @@ function spawnProbe(device: string | undefined): ProbeProcess {
   return {
     output: child.stdout,
     kill: () => void child.kill('SIGKILL'),
-    ended: new Promise((resolve, reject) => {
-      child.on('error', reject);
+    ended: new Promise((resolve) => {
+      child.on('error', ({ message }) => resolve({ code: null, signal: null, error: message }));
       child.on('close', (code, signal) => resolve({ code, signal }));
     }),
   };
