@@ -28,19 +28,45 @@ export interface CachedBlock {
   dead: boolean;
 }
 
+export interface BlockCacheOptions {
+  /** Executions until a block is hot; 0: never. */
+  heat: number;
+  /** Hears of blocks whose code changed. */
+  onDeath: (block: CachedBlock) => void;
+  /** Hears of blocks, dead ones too, whose micro-ops make way for others. */
+  onEviction: (block: CachedBlock) => void;
+  /** Given, code that keeps being changed grows hot later and later, and this is told each time. */
+  onRewritten: (() => void) | undefined;
+}
+
+/** Code rewritten more often than this needs no more executions to be hot than after as many rewrites: 64 times as many. */
+const REWRITES_MAX = 6;
+/** Places to remember the rewrites of. */
+const REWRITTEN_PLACES_MAX = 4096;
+/** The micro-op cache is filled segment by segment, round and round; a segment's blocks are forgotten together. */
+const SEGMENTS = 16;
+const SEGMENT_SIZE = Math.floor(ARENA.uopsSize / SEGMENTS / 16) * 16;
+
 /** The micro-op cache: blocks by the arena address of their code and their mode, and which pages hold code. */
 export class BlockCache {
   readonly #arena: Arena;
   readonly #protectPage: (arenaPage: number) => void;
   readonly #unprotectPage: (arenaPage: number) => void;
-  #blocks: CachedBlock[] = [];
+  readonly #blocks = new Map<number, CachedBlock>();
   /** The blocks on each page of the arena with code; which chunks of it hold code stands in its PAGE_RECORD. */
   readonly #pages = new Map<number, Set<CachedBlock>>();
   /** Every live block by key. The table wasm looks in has one place for several keys: a block put out of it stays here. */
   readonly #live = new Map<number, CachedBlock>();
   #next: number = ARENA.uops;
+  #nextId = 0;
+  #segment = 0;
+  readonly #segments: CachedBlock[][] = Array.from({ length: SEGMENTS }, () => []);
   readonly #heat: number;
   readonly #onDeath: (block: CachedBlock) => void;
+  readonly #onEviction: (block: CachedBlock) => void;
+  readonly #onRewritten: (() => void) | undefined;
+  /** How often the code at a place was changed. */
+  readonly #deaths = new Map<number, number>();
 
   /**
    * The first callbacks put and lift write protection on a page (arena address >> 12) as it gets or loses code; `onDeath`
@@ -50,10 +76,12 @@ export class BlockCache {
     arena: Arena,
     protectPage: (arenaPage: number) => void,
     unprotectPage: (arenaPage: number) => void,
-    { heat, onDeath }: { heat: number; onDeath: (block: CachedBlock) => void },
+    { heat, onDeath, onEviction, onRewritten }: BlockCacheOptions,
   ) {
     this.#heat = heat;
     this.#onDeath = onDeath;
+    this.#onEviction = onEviction;
+    this.#onRewritten = onRewritten;
     this.#arena = arena;
     this.#protectPage = protectPage;
     this.#unprotectPage = unprotectPage;
@@ -65,9 +93,37 @@ export class BlockCache {
     this.#arena.u8.fill(0, start, start + LOOKUP.entries * LOOKUP.entrySize);
   }
 
-  /** True when there is no room for another block of any size: `clear` first. */
-  get full(): boolean {
-    return this.#next + 64 * 1024 > ARENA.uops + ARENA.uopsSize;
+  /** Room for `bytes`; the oldest blocks make way where there is none. */
+  #reserve(bytes: number): number {
+    if (this.#next + bytes > ARENA.uops + (this.#segment + 1) * SEGMENT_SIZE) {
+      this.#segment = (this.#segment + 1) % SEGMENTS;
+      this.#next = ARENA.uops + this.#segment * SEGMENT_SIZE;
+      const evicted = this.#segments[this.#segment]!;
+      this.#segments[this.#segment] = [];
+      for (const block of evicted) this.#evict(block);
+    }
+    const address = this.#next;
+    this.#next += bytes;
+    return address;
+  }
+
+  #evict(block: CachedBlock): void {
+    if (!block.dead) this.#remove(block);
+    for (const start of block.secondPage < 0 ? [block.code] : [block.code, block.secondPage]) {
+      const page = start >>> PAGE_SHIFT;
+      const blocks = this.#pages.get(page);
+      if (!blocks?.delete(block) || blocks.size > 0) continue;
+      this.#pages.delete(page);
+      this.#setChunks(page, 0, 0);
+      this.#unprotectPage(page);
+    }
+    this.#blocks.delete(block.id);
+    this.#onEviction(block);
+  }
+
+  /** Blocks made since everything was last forgotten: the next one's id. */
+  get count(): number {
+    return this.#nextId;
   }
 
   /** Forgets everything. */
@@ -78,14 +134,16 @@ export class BlockCache {
     }
     this.#pages.clear();
     this.#live.clear();
-    this.#blocks = [];
+    this.#blocks.clear();
+    this.#segments.forEach((_, index) => (this.#segments[index] = []));
+    this.#segment = 0;
     this.#next = ARENA.uops;
     this.#clearTable();
   }
 
   /** The block of a header address. */
   at(address: number): CachedBlock {
-    const block = this.#blocks[this.#arena.u32[(address + BLOCK.id) >> 2]!];
+    const block = this.#blocks.get(this.#arena.u32[(address + BLOCK.id) >> 2]!);
     if (!block) throw new Error(`no block at 0x${address.toString(16)}`);
     return block;
   }
@@ -98,6 +156,14 @@ export class BlockCache {
     const block = this.#live.get(keyOf(code, modeKey));
     if (block && block.secondPage < 0) this.#enter(block);
     return block;
+  }
+
+  /** Executions until code at a place is hot: more, the more often it was changed. */
+  #heatAt(code: number, modeKey: number): number {
+    const rewrites = this.#onRewritten ? (this.#deaths.get(keyOf(code, modeKey)) ?? 0) : 0;
+    if (rewrites === 0) return this.#heat;
+    this.#onRewritten?.();
+    return this.#heat * 2 ** Math.min(REWRITES_MAX, rewrites);
   }
 
   #enter({ code, modeKey, address }: CachedBlock): void {
@@ -116,18 +182,18 @@ export class BlockCache {
   /** Encodes a lifted block and enters it in the table (`listed` false: it is for one use). */
   add(lifted: LiftedBlock, code: number, modeKey: number, secondPage: number, listed = true): CachedBlock {
     const { view, u32 } = this.#arena;
-    const address = this.#next;
-    const id = this.#blocks.length;
+    const address = this.#reserve(BLOCK.header + lifted.ops.length * UOP.size);
+    const id = this.#nextId++;
     u32[(address + BLOCK.count) >> 2] = lifted.instructions.length;
     u32[(address + BLOCK.bytes) >> 2] = lifted.bytes;
     u32[(address + BLOCK.id) >> 2] = id;
     u32[(address + BLOCK.region) >> 2] = 0;
     // Blocks of single steps are entered one by one: never hot.
-    u32[(address + BLOCK.heat) >> 2] = (modeKey & MODE.single) !== 0 ? 0 : this.#heat;
+    u32[(address + BLOCK.heat) >> 2] = (modeKey & MODE.single) !== 0 ? 0 : this.#heatAt(code, modeKey);
     u32[(address + BLOCK.entries) >> 2] = 0;
+    u32[(address + BLOCK.resumes) >> 2] = 0;
     const first = address + BLOCK.header;
     lifted.ops.forEach((ir, index) => writeUop(view, first + index * UOP.size, ir));
-    this.#next = first + lifted.ops.length * UOP.size;
     const block: CachedBlock = {
       id,
       address,
@@ -141,7 +207,8 @@ export class BlockCache {
       })),
       dead: false,
     };
-    this.#blocks.push(block);
+    this.#blocks.set(id, block);
+    this.#segments[this.#segment]!.push(block);
     if (!listed) return block;
     const inFirst = Math.min(lifted.bytes, 4096 - (code & 0xfff));
     this.#claim(block, code, inFirst);
@@ -213,6 +280,15 @@ export class BlockCache {
   }
 
   #kill(block: CachedBlock): void {
+    this.#remove(block);
+    const key = keyOf(block.code, block.modeKey);
+    if (this.#deaths.size >= REWRITTEN_PLACES_MAX) this.#deaths.clear();
+    this.#deaths.set(key, (this.#deaths.get(key) ?? 0) + 1);
+    this.#onDeath(block);
+  }
+
+  /** A block is not found any more. */
+  #remove(block: CachedBlock): void {
     block.dead = true;
     const entry = (ARENA.blockTable + lookupIndex(block.code, block.modeKey) * LOOKUP.entrySize) >> 2;
     const { u32 } = this.#arena;
@@ -223,7 +299,6 @@ export class BlockCache {
     }
     const key = keyOf(block.code, block.modeKey);
     if (this.#live.get(key) === block) this.#live.delete(key);
-    this.#onDeath(block);
   }
 }
 

@@ -12,7 +12,12 @@ export const EXIT = {
   limit: 4,
   /** Block CTL.currentBlock was executed so often that the region it starts should be translated. */
   hot: 5,
+  /** A region of block CTL.currentBlock was left at micro-op CTL.exitUop, once more: that may want adapting. */
+  adapt: 6,
 } as const;
+
+/** EXIT.adapt comes with every so many times (a power of two) that regions are left in a block for the interpreter. */
+export const RESUMES_PER_LOOK = 64;
 
 /** A block of micro-ops: a header of 16 bytes, then the micro-ops. */
 export const BLOCK = {
@@ -28,6 +33,8 @@ export const BLOCK = {
   heat: 16,
   /** u32: how often the region that starts here was entered. */
   entries: 20,
+  /** u32: how often regions were left in this block for the interpreter. */
+  resumes: 24,
   header: 32,
 } as const;
 

@@ -11,10 +11,12 @@ import { deliverException, deliverInterrupt } from '../../x86/interrupts.ts';
 import { CTL, DR7, FLAGS_SYSTEM, RIP } from '../../x86/layout.ts';
 import { BLOCK_INSTRUCTIONS_MAX, liftBlock } from '../../x86/lift/block.ts';
 import { codeSizeOf, MODE } from '../../x86/mode.ts';
+import { ACCESS, type Mmu, SLOW } from '../../x86/mmu.ts';
 import { getSigned } from '../../x86/words.ts';
 import type { Engine, RunEnd } from '../engine.ts';
 import { BlockCache, type CachedBlock, patchEnd } from './block-cache.ts';
 import { EXIT, REGION, UOP } from './exit.ts';
+import type { AccessCause } from './translator/adaptation.ts';
 import { Translator, type TranslatorStatistics } from './translator/translator.ts';
 import { generateInterpreter, type InterpreterImports } from './interpreter/module.ts';
 
@@ -58,7 +60,7 @@ export class SoftwareEngine implements Engine {
   readonly #cpu: Cpu;
   readonly #blocks: BlockCache;
   readonly #translator: Translator;
-  readonly #interpret: (block: number) => number;
+  readonly #interpret: (block: number, uop: number) => number;
   readonly #deferredFlags: () => void;
   /** Budget taken away to make the interpreter come back for an event. */
   #stolen = 0;
@@ -97,6 +99,14 @@ export class SoftwareEngine implements Engine {
       {
         heat: translator.tier === 0 ? NEVER_HOT : translator.threshold,
         onDeath: (block) => this.#translator.blockDied(block),
+        onEviction: (block) => this.#translator.blockEvicted(block),
+        onRewritten:
+          translator.tier > 0 && translator.adaptive
+            ? () => {
+                cpu.accounting.count('adaptation');
+                cpu.accounting.detail('adaptation', 'rewritten code');
+              }
+            : undefined,
       },
     );
     this.#translator = new Translator({ arena, cpu, blocks: this.#blocks, options: translator });
@@ -116,13 +126,17 @@ export class SoftwareEngine implements Engine {
         callout: (id: number, uop: number): number => this.#callout(id, uop),
       } satisfies InterpreterImports & { memory: WebAssembly.Memory; table: WebAssembly.Table },
     });
-    this.#interpret = instance.exports.run as (block: number) => number;
+    this.#interpret = instance.exports.run as (block: number, uop: number) => number;
     this.#deferredFlags = instance.exports.deferredFlags as () => void;
     this.#translator.connect({
       deferredFlags: instance.exports.deferredFlags as WebAssembly.ExportValue,
       locateLoad: instance.exports.locateLoad as WebAssembly.ExportValue,
       locateStore: instance.exports.locateStore as WebAssembly.ExportValue,
       callout: (id: number, uop: number) => this.#regionCallout(id, uop),
+      slowLoad: (lo: number, hi: number, info: number, uop: number) =>
+        this.#adaptedAccess(lo, hi, info, uop, false),
+      slowStore: (lo: number, hi: number, info: number, uop: number) =>
+        this.#adaptedAccess(lo, hi, info, uop, true),
     });
     cpu.mmu.keepAddressSpaces(translator.addressSpaces === 'keep');
     cpu.mmu.onCodeWrite = (address, size) => this.#codeWritten(address, size);
@@ -421,7 +435,6 @@ export class SoftwareEngine implements Engine {
       if (lifted.instructions.length === 1) return this.#deliverAtRip(VECTOR.GP, 0);
       return this.#makeBlock(linear, code, modeKey, 1, roomInSegment);
     }
-    if (this.#blocks.full) this.#clear();
     const block = this.#blocks.add(
       lifted,
       code,
@@ -455,7 +468,14 @@ export class SoftwareEngine implements Engine {
   /** Runs the interpreter; afterwards the vCPU state is in the form TypeScript knows. */
   #run(block: number): number {
     this.#cpu.i32[CTL.callDepth >> 2] = 0;
-    const reason = this.#interpret(block);
+    let reason = this.#interpret(block, 0);
+    while (reason === EXIT.adapt) {
+      const uop = this.#cpu.get32(CTL.exitUop);
+      const left = this.#blocks.at(this.#cpu.get32(CTL.currentBlock));
+      this.#translate(() => this.#translator.left(left, uop));
+      this.#cpu.i32[CTL.callDepth >> 2] = 0;
+      reason = this.#interpret(0, uop);
+    }
     if (this.#cpu.u32[CTL.flagsKind >> 2] !== 0) this.#deferredFlags();
     return reason;
   }
@@ -477,11 +497,31 @@ export class SoftwareEngine implements Engine {
     return this.#translator.statistics();
   }
 
+  /**
+   * A memory access that is translated as a callout. Returns 0 to go on, 1 when it faults (nothing was done), 2 to leave
+   * translated code after the operation.
+   */
+  #adaptedAccess(lo: number, hi: number, info: number, uop: number, write: boolean): number {
+    const { mmu } = this.#cpu;
+    const { drops } = this.#translator;
+    const status = this.#slowAccess(() => (write ? mmu.slowStore(lo, hi, info) : mmu.slowLoad(lo, hi, info)));
+    if (status !== 0) return 1;
+    const block = this.#blocks.at(this.#cpu.get32(CTL.currentBlock));
+    this.#translator.accessed(block, uop, () => accessCause(mmu, lo, hi, info, write));
+    return this.#stolen !== 0 || this.#patch || this.#translator.drops !== drops ? 2 : 0;
+  }
+
+  /** For the translation inspector (inspector/inspect.ts); between runs. */
+  get translator(): Translator {
+    return this.#translator;
+  }
+
   #regionCallout(id: number, uop: number): number {
     const cpu = this.#cpu;
     if (cpu.u32[CTL.flagsKind >> 2] !== 0) this.#deferredFlags();
+    const { drops } = this.#translator;
     if (this.#callout(id, uop) !== 0) return REGION.fault;
-    if (this.#stolen === 0 && !this.#patch && !this.#blocks.at(cpu.get32(CTL.currentBlock)).dead) return 0;
+    if (this.#stolen === 0 && !this.#patch && this.#translator.drops === drops) return 0;
     cpu.set32(CTL.exitUop, uop + UOP.size);
     return REGION.resume;
   }
@@ -665,6 +705,16 @@ export class SoftwareEngine implements Engine {
     this.#cpu.mmu.onCodeWrite = () => undefined;
     this.#cpu.onAttention = () => undefined;
   }
+}
+
+/** Why plain translated code could not have done an access. */
+function accessCause(mmu: Mmu, lo: number, hi: number, info: number, write: boolean): AccessCause {
+  if ((lo & (PAGE - 1)) + (info & SLOW.sizeMask) > PAGE) return 'page crossing';
+  const linear = hi * TWO_32 + (lo >>> 0);
+  if (mmu.ramRun(linear, write || (info & SLOW.writeIntent) !== 0 ? ACCESS.write : ACCESS.read) >= 0) {
+    return 'none';
+  }
+  return write && mmu.ramRun(linear, ACCESS.read) >= 0 ? 'code page' : 'device';
 }
 
 /** First linear address of the page after the one of `linear`. */

@@ -16,7 +16,7 @@ import type { Callout } from '../../../x86/callout.ts';
 import { CTL, FLAGS_AUX, FLAGS_RESULT, RIP, TLB } from '../../../x86/layout.ts';
 import { SLOW } from '../../../x86/mmu.ts';
 import { MODE } from '../../../x86/mode.ts';
-import { BLOCK, EXIT, LOOKUP, REGION, SITE, UOP } from '../exit.ts';
+import { BLOCK, EXIT, LOOKUP, REGION, RESUMES_PER_LOOK, SITE, UOP } from '../exit.ts';
 import { emitLocate, emitRefill } from '../mmu/refill.ts';
 
 /** What the interpreter calls in TypeScript. All return 0 to go on, 1 when a fault was recorded. */
@@ -364,8 +364,9 @@ class InterpreterGen implements OpGen {
 }
 
 /**
- * Generates the interpreter: one function `run(block) -> EXIT reason` that executes the block at that arena address
- * (0: the one RIP leads to) and those that follow, until something needs TypeScript.
+ * Generates the interpreter: one function `run(block, uop) -> EXIT reason` that executes the block at that arena
+ * address (0: the one RIP leads to) and those that follow, until something needs TypeScript. With `uop` not 0 it first
+ * goes on at that micro-op, in the middle of block CTL.currentBlock.
  */
 export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer> {
   const module = new ModuleWriter();
@@ -387,9 +388,10 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   module.define(deferredFlags, flagsCode);
   module.export('deferredFlags', deferredFlags);
 
-  const run = module.declare([I32], [I32]);
-  const w = new CodeWriter(1);
+  const run = module.declare([I32, I32], [I32]);
+  const w = new CodeWriter(2);
   const block = 0;
+  const resumeAt = 1;
   const pc = w.local(I32);
   /** 1: a region has refused to run what stands at RIP, which is interpreted therefore. */
   const refused = w.local(I32);
@@ -402,8 +404,12 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
 
   w.loop();
   g.dispatchDepth = w.depth;
-  emitDispatch(g, block, refill);
   w.block();
+  w.get(resumeAt).if();
+  w.get(resumeAt).set(pc).i32Const(0).set(resumeAt);
+  w.br(1);
+  w.end();
+  emitDispatch(g, block, refill);
   emitRegionCall(g, { block, pc, refused }, makeFlags);
   makeFlags();
   const heat = g.scratch(I32, 0);
@@ -536,6 +542,17 @@ function emitResume(g: InterpreterGen, pc: number): void {
     .i32Const(UOP.size)
     .op(i32.mul);
   w.i32Const(BLOCK.header).op(i32.add).op(i32.add).set(pc);
+  const resumes = g.scratch(I32, 2);
+  w.get(node).mem(i32.load, SITE.block).tee(node).get(node).mem(i32.load, BLOCK.resumes);
+  w.i32Const(1).op(i32.add).tee(resumes).mem(i32.store, BLOCK.resumes);
+  w.get(resumes)
+    .i32Const(RESUMES_PER_LOOK - 1)
+    .op(i32.and)
+    .op(i32.eqz)
+    .if();
+  g.setState32(CTL.exitUop, () => w.get(pc));
+  w.i32Const(EXIT.adapt).return();
+  w.end();
 }
 
 /** Finds the block for RIP unless one was given, or returns EXIT.miss; checks CS.limit. */

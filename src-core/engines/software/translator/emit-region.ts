@@ -5,7 +5,7 @@ import { CTL, RIP, TLB } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
 import type { CachedBlock } from '../block-cache.ts';
 import { BLOCK, REGION } from '../exit.ts';
-import { type ControlFlow, RegionGen, registerOf, type RegisterSet } from './generator.ts';
+import { type ControlFlow, RegionGen, type RegionPlace, registerOf, type RegisterSet } from './generator.ts';
 import type { RegionImports } from './imports.ts';
 import { type PageGuard, type Region, type RegionEdge, type RegionNode, RETURN_EDGE } from './region.ts';
 
@@ -22,17 +22,20 @@ const INSTRUCTIONS_PER_CALL = 50_000;
 export function emitRegion(
   region: Region,
   imports: RegionImports,
-  siteTable: number,
+  place: RegionPlace,
   record: RecordSite,
 ): CodeWriter {
-  return new RegionEmitter(region, imports, siteTable, record).emit();
+  return new RegionEmitter(region, imports, place, record).emit();
 }
 
 /** Regions call one another this deep; deeper calls go on without coming back. */
 const CALL_DEPTH_MAX = 48;
 
-/** Told for each node, once: what the interpreter must know to go on in it. `unpaid`: instructions to pay for. */
-export type RecordSite = (node: RegionNode, unpaid: number) => void;
+/**
+ * Told for each node, once: what the interpreter must know to go on in it. `unpaid`: instructions to pay for; `at`: where
+ * its code starts, bytes from the function's first instruction.
+ */
+export type RecordSite = (node: RegionNode, unpaid: number, at: number) => void;
 
 class RegionEmitter {
   readonly #region: Region;
@@ -49,7 +52,7 @@ class RegionEmitter {
   readonly #record: RecordSite;
   readonly #regionType: number;
 
-  constructor(region: Region, imports: RegionImports, siteTable: number, record: RecordSite) {
+  constructor(region: Region, imports: RegionImports, place: RegionPlace, record: RecordSite) {
     this.#record = record;
     this.#regionType = imports.regionType;
     this.#region = region;
@@ -60,7 +63,7 @@ class RegionEmitter {
       used |= registers.used;
       written |= registers.written;
     }
-    this.#g = new RegionGen(this.#w, imports, region, siteTable, used, written);
+    this.#g = new RegionGen(this.#w, imports, region, place, used, written);
     this.#floor = this.#w.local(I32);
     this.#target = this.#w.local(I64);
     for (const node of region.nodes) {
@@ -159,7 +162,7 @@ class RegionEmitter {
     const g = this.#g;
     const { ops, instructions } = node.lifted;
     g.unpaid += node.block.instructions.length;
-    this.#record(node, g.unpaid);
+    this.#record(node, g.unpaid, this.#w.code.length);
     const control = this.#controlOf(node);
     instructions.forEach(({ firstOp }, at) => {
       const end = instructions[at + 1]?.firstOp ?? ops.length;

@@ -27,6 +27,16 @@ const TEMP_END = TEMP + TEMP_COUNT * TEMP_SIZE;
 /** General registers as bits. */
 export type RegisterSet = number;
 
+/** Whether the memory access of operation `index` of a node is done as a callout. */
+export type IsAdapted = (node: RegionNode, index: number) => boolean;
+
+/** What a region's code depends on besides the region. */
+export interface RegionPlace {
+  /** Arena address of its table of sites (SITE). */
+  siteTable: number;
+  adapted: IsAdapted;
+}
+
 /** Where the present value of a temporary is: in a local of a type, or in its slot of the vCPU state. */
 type TempPlace = { type: typeof I32 | typeof I64; local: number } | 'state';
 
@@ -108,6 +118,9 @@ export class RegionGen implements OpGen {
   /** Which site the region is left at for the interpreter (ResumeSites). */
   readonly #site: number;
   readonly #siteTable: number;
+  readonly #isAdapted: IsAdapted;
+  /** What an adapted access of the operation being emitted returned (i32). */
+  #accessStatus: number | undefined;
   /** Depth of the block whose end is the common way out to the interpreter. */
   resumeDepth = 0;
 
@@ -131,12 +144,13 @@ export class RegionGen implements OpGen {
     w: CodeWriter,
     imports: RegionImports,
     region: Region,
-    siteTable: number,
+    { siteTable, adapted }: RegionPlace,
     used: RegisterSet,
     written: RegisterSet,
   ) {
     const { modeKey } = region;
     this.#siteTable = siteTable;
+    this.#isAdapted = adapted;
     this.#reserve = region.instructions;
     this.w = w;
     this.#imports = imports;
@@ -185,7 +199,6 @@ export class RegionGen implements OpGen {
     w.i32Const(0).mem(i32.load, CTL.budget).set(this.budget);
     if (!this.#bankKnown) w.i32Const(0).mem(i32.load, CTL.tlbBank).set(this.#bank);
   }
-
 
   #storeRegister(register: number): void {
     const local = this.#registers[register]!;
@@ -244,10 +257,15 @@ export class RegionGen implements OpGen {
 
   /** Leaves for the interpreter at the micro-op of this operation, of which nothing has been done. */
   resumeHere(): void {
+    this.#resumeAt(this.#step.index);
+  }
+
+  /** Leaves for the interpreter at micro-op `index` of this node's block: this operation's or the next one's. */
+  #resumeAt(index: number): void {
     const { w } = this;
     this.#storeFlags();
-    this.#storeTemps();
-    w.i32Const((this.#node.order << SITE.nodeShift) | this.#step.index).set(this.#site);
+    this.#storeTemps(index);
+    w.i32Const((this.#node.order << SITE.nodeShift) | index).set(this.#site);
     w.br(w.depth - this.resumeDepth);
   }
 
@@ -328,6 +346,12 @@ export class RegionGen implements OpGen {
     if (def.flagsInState) this.#makeWords();
     def.emit(this);
     if (def.flagsInState && def.flags !== 'read') this.flags = 'words';
+    if (this.#accessStatus !== undefined) {
+      this.w.get(this.#accessStatus).i32Const(2).op(i32.eq).if();
+      this.#resumeAt(step.index + 1);
+      this.w.end();
+      this.#accessStatus = undefined;
+    }
     this.#giveBack();
   }
 
@@ -450,8 +474,8 @@ export class RegionGen implements OpGen {
   }
 
   /** Writes the temporaries the rest of the instruction may read to their slots. */
-  #storeTemps(): void {
-    const { node, index, end } = this.#step;
+  #storeTemps(index = this.#step.index): void {
+    const { node, end } = this.#step;
     const { ops } = node.lifted;
     let stored = 0n;
     for (let at = index; at < end; at++) {
@@ -810,7 +834,37 @@ export class RegionGen implements OpGen {
     w.set(host);
   }
 
+  /** An access as a callout: only what devices may ask about the vCPU is brought up to date. */
+  #slowAccess(address: number, width: 32 | 64, bytes: AccessBytes, slow: number): void {
+    const { w } = this;
+    const status = this.scratch(I32, 14);
+    this.storeBudget();
+    w.i32Const(0).i32Const(this.#uop).mem(i32.store, CTL.exitUop);
+    w.i32Const(0).i32Const(this.#node.block.address).mem(i32.store, CTL.currentBlock);
+    w.get(address);
+    if (width === 64) {
+      w.op(i32.wrap_i64);
+      w.get(address).i64Const(32n).op(i64.shr_u).op(i32.wrap_i64);
+    } else {
+      w.i32Const(0);
+    }
+    w.i32Const(this.#op.c | bytes)
+      .i32Const(this.#uop)
+      .call(slow);
+    w.tee(status).i32Const(1).op(i32.eq).if();
+    this.resumeHere();
+    w.end();
+    this.#accessStatus = status;
+  }
+
   load(address: number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void {
+    if (this.#isAdapted(this.#node, this.#step.index)) {
+      this.#slowAccess(address, width, bytes, this.#imports.slowLoad);
+      const value = this.w.i32Const(0);
+      if (bytes === 16) value.mem(v128.load, CTL.slowWide);
+      else value.mem(bytes === 8 ? i64.load : i32.load, CTL.slowValue);
+      return;
+    }
     const host = this.scratch(I32, 11);
     this.#locate(address, width, bytes, forWrite ? TLB.writeTag : TLB.readTag, host);
     this.w
@@ -829,6 +883,13 @@ export class RegionGen implements OpGen {
   }
 
   store(address: number, width: 32 | 64, bytes: AccessBytes, value: number): void {
+    if (this.#isAdapted(this.#node, this.#step.index)) {
+      this.w.i32Const(0).get(value);
+      if (bytes === 16) this.w.mem(v128.store, CTL.slowWide);
+      else this.w.mem(bytes === 8 ? i64.store : i32.store, CTL.slowValue);
+      this.#slowAccess(address, width, bytes, this.#imports.slowStore);
+      return;
+    }
     const host = this.scratch(I32, 11);
     this.#locate(address, width, bytes, TLB.writeTag, host);
     this.w

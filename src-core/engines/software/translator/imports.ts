@@ -13,6 +13,12 @@ export interface RegionImports {
    */
   locateLoad: number;
   locateStore: number;
+  /**
+   * The same parameters, for an access that is done in TypeScript, its value in CTL.slowValue or slowWide -> 0 to go on,
+   * 1 when nothing was done, 2 to leave for the interpreter after the operation.
+   */
+  slowLoad: number;
+  slowStore: number;
   /** (callout id, micro-op) -> 0 to go on, or what the region returns (REGION), CTL.exitUop set. */
   callout: number;
 }
@@ -26,6 +32,8 @@ export function declareRegionImports(module: ModuleWriter): RegionImports {
     deferredFlags: module.importFunction('deferredFlags', [], []),
     locateLoad: module.importFunction('locateLoad', [I32, I32, I32, I32], [I32]),
     locateStore: module.importFunction('locateStore', [I32, I32, I32, I32], [I32]),
+    slowLoad: module.importFunction('slowLoad', [I32, I32, I32, I32], [I32]),
+    slowStore: module.importFunction('slowStore', [I32, I32, I32, I32], [I32]),
     callout: module.importFunction('callout', [I32, I32], [I32]),
   };
 }

@@ -287,7 +287,7 @@ function pageOf(offset: number): number {
 }
 
 /** Which of a lifted block's operations lead elsewhere: their kind and code size. */
-function controlKind(name: string): ['jmp' | 'branch' | 'skip' | undefined, number] {
+export function controlKind(name: string): ['jmp' | 'branch' | 'skip' | undefined, number] {
   const dot = name.lastIndexOf('.');
   const bits = Number(name.slice(dot + 1));
   if (name.startsWith('jmp.')) return ['jmp', bits];

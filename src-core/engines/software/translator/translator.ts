@@ -6,10 +6,13 @@ import { CTL, RIP, TLB } from '../../../x86/layout.ts';
 import { type LiftedBlock, liftBlock } from '../../../x86/lift/block.ts';
 import { MODE } from '../../../x86/mode.ts';
 import type { BlockCache, CachedBlock } from '../block-cache.ts';
-import { BLOCK, SITE } from '../exit.ts';
-import { emitRegion } from './emit-region.ts';
+import { BLOCK, SITE, UOP } from '../exit.ts';
+import { type AccessCause, Adaptations } from './adaptation.ts';
+import { emitRegion, type RecordSite } from './emit-region.ts';
+import type { IsAdapted } from './generator.ts';
 import { declareRegionImports, type RegionImportValues } from './imports.ts';
-import { buildRegion, type Region } from './region.ts';
+import { buildRegion, type Region, type RegionNode, type RegionSource } from './region.ts';
+import { DropCounts, type Translation } from './translation.ts';
 
 const WASM_PAGE = 65536;
 const PAGE = 4096;
@@ -21,15 +24,6 @@ const BATCH_MAX = 8;
 /** A block belongs into a region when it was executed at least once for so many executions of the threshold. */
 const WARM_SHARE = 32;
 
-/** A region that was translated. */
-export interface Translation {
-  readonly region: Region;
-  readonly slot: number;
-  readonly blocks: ReadonlySet<CachedBlock>;
-  /** Its code changed: it is not entered again. */
-  dead: boolean;
-}
-
 export interface TranslatorStatistics {
   /** Regions translated so far, and those alive. */
   translated: number;
@@ -40,6 +34,20 @@ export interface TranslatorStatistics {
   modules: number;
   bytes: number;
   invalidated: number;
+  /** Memory accesses that are translated as callouts at present. */
+  adapted: number;
+}
+
+/** A translation made again, for the inspector. */
+export interface InspectedTranslation {
+  readonly region: Region;
+  readonly code: CodeWriter;
+  /** Where each node's code starts, bytes from the function's first instruction. */
+  readonly starts: ReadonlyMap<RegionNode, number>;
+  /** Its nodes are the translation's. */
+  readonly sameNodes: boolean;
+  /** Also its code is as long as the translation's. */
+  readonly faithful: boolean;
 }
 
 /** Tier 1: makes WebAssembly of hot regions and keeps what it made. */
@@ -48,12 +56,17 @@ export class Translator {
   readonly #cpu: Cpu;
   readonly #blocks: BlockCache;
   readonly #options: TranslatorOptions;
+  readonly #adaptations: Adaptations;
+  /** Blocks whose adaptations changed while they were being executed. */
+  readonly #outdated = new Set<CachedBlock>();
   readonly table: WebAssembly.Table;
   #imports: RegionImportValues | undefined;
   readonly #freeSlots: number[] = [];
   #nextSlot = 1;
   readonly #translations = new Set<Translation>();
+  /** Translations by the blocks they hold, and by those whose regions they go on to. */
   readonly #byBlock = new Map<CachedBlock, Set<Translation>>();
+  readonly #byChain = new Map<CachedBlock, Set<Translation>>();
   #waiting: { translation: Translation; code: CodeWriter }[] = [];
   #imported = declareRegionImports(new ModuleWriter());
   #translated = 0;
@@ -61,6 +74,7 @@ export class Translator {
   #bytes = 0;
   #invalidated = 0;
   #pastEntries = 0;
+  readonly #drops = new DropCounts();
 
   constructor({
     arena,
@@ -77,6 +91,7 @@ export class Translator {
     this.#cpu = cpu;
     this.#blocks = blocks;
     this.#options = options;
+    this.#adaptations = new Adaptations(cpu.accounting);
     this.table = new WebAssembly.Table({ element: 'anyfunc', initial: SLOTS, maximum: SLOTS });
   }
 
@@ -88,39 +103,49 @@ export class Translator {
   /** A block came to its threshold: translates the region it starts. It is entered once `flush` was called. */
   request(block: CachedBlock): void {
     if (block.dead || (block.modeKey & MODE.single) !== 0) return;
+    const pages = new Map<number, number>();
+    const warm = new Set<CachedBlock>();
     const region = buildRegion(block, {
-      block: (code, modeKey) => this.#blocks.peek(code, modeKey),
-      warm: (candidate) => this.#isWarm(candidate),
-      chaining: this.#options.chaining,
-      oneUserBank: this.#options.addressSpaces === 'flush',
-      lift: (candidate) => this.#lift(candidate),
-      page: (pages) => this.#pageAfter(block, pages),
+      ...this.#source,
+      page: (distance) => {
+        let page = pages.get(distance);
+        if (page === undefined) pages.set(distance, (page = this.#pageAfter(block, distance)));
+        return page;
+      },
+      warm: (candidate) => {
+        const isWarm = this.#isWarm(candidate);
+        if (isWarm) warm.add(candidate);
+        return isWarm;
+      },
     });
     if (!region) return;
     const slot = this.#freeSlots.pop() ?? this.#nextSlot;
     if (slot >= SLOTS) return;
     if (slot === this.#nextSlot) this.#nextSlot++;
+    const code = this.#emit(region, slot);
     const translation: Translation = {
-      region,
+      id: this.#translated,
+      entry: block,
       slot,
+      origin: { linear: this.#linearOf(block), pages, warm, blocks: this.#blocks.count },
+      wasmBytes: code.code.length,
+      nodes: region.nodes.map((node) => ({ block: node.block, delta: node.delta })),
       blocks: new Set(region.nodes.map((node) => node.block)),
+      chains: chainsOf(region),
       dead: false,
     };
-    this.#waiting.push({ translation, code: this.#emit(region, slot) });
-    for (const part of translation.blocks) {
-      const list = this.#byBlock.get(part);
-      if (list) list.add(translation);
-      else this.#byBlock.set(part, new Set([translation]));
-    }
+    this.#waiting.push({ translation, code });
+    enter(this.#byBlock, translation.blocks, translation);
+    enter(this.#byChain, translation.chains, translation);
     this.#translations.add(translation);
     this.#translated++;
-    if (this.#waiting.length >= BATCH_MAX) this.flush();
+    if (this.#waiting.length >= BATCH_MAX) this.#compile();
   }
 
   #emit(region: Region, slot: number): CodeWriter {
     const table = ARENA.regionSites + slot * SITE.nodes * SITE.entrySize;
     const { u32, i32 } = this.#arena;
-    return emitRegion(region, this.#imported, table, (node, unpaid) => {
+    return this.#emitFor(region, slot, (node, unpaid) => {
       const entry = table + node.order * SITE.entrySize;
       u32[(entry + SITE.block) >> 2] = node.block.address;
       i32[(entry + SITE.delta) >> 2] = node.delta;
@@ -128,8 +153,25 @@ export class Translator {
     });
   }
 
-  /** Compiles what waits; from now on the dispatcher finds it. */
+  /** How many regions were dropped: when this changes, code being executed may be stale. */
+  get drops(): number {
+    return this.#invalidated;
+  }
+
+  #emitFor(region: Region, slot: number, record: RecordSite): CodeWriter {
+    const siteTable = ARENA.regionSites + slot * SITE.nodes * SITE.entrySize;
+    const adapted: IsAdapted = (node, index) => this.#adaptations.has(node.block, index);
+    return emitRegion(region, this.#imported, { siteTable, adapted }, record);
+  }
+
+  /** Compiles what waits; from now on the dispatcher finds it. No region is being executed. */
   flush(): void {
+    for (const block of this.#outdated) this.#retranslate(block);
+    this.#outdated.clear();
+    this.#compile();
+  }
+
+  #compile(): void {
     const batch = this.#waiting.filter(({ translation }) => !translation.dead);
     this.#waiting = [];
     if (batch.length === 0) return;
@@ -149,12 +191,24 @@ export class Translator {
       env: { memory: this.#arena.memory, table: this.table, ...this.#imports },
     });
     for (const { translation } of batch) {
-      this.#arena.u32[(translation.region.entry.block.address + BLOCK.region) >> 2] = translation.slot;
+      this.#arena.u32[(translation.entry.address + BLOCK.region) >> 2] = translation.slot;
     }
   }
 
   /** A block's code changed: the regions that hold it are not entered again. */
   blockDied(block: CachedBlock): void {
+    this.#adaptations.forget(block);
+    this.#outdated.delete(block);
+    this.#dropAll(block);
+  }
+
+  /** A block's place is used for others: also what goes on to its region finds nothing there any more. */
+  blockEvicted(block: CachedBlock): void {
+    this.blockDied(block);
+    for (const translation of this.#byChain.get(block) ?? []) this.#drop(translation);
+  }
+
+  #dropAll(block: CachedBlock): void {
     const list = this.#byBlock.get(block);
     if (!list) return;
     for (const translation of list) this.#drop(translation);
@@ -163,8 +217,9 @@ export class Translator {
   #drop(translation: Translation): void {
     translation.dead = true;
     this.#invalidated++;
+    this.#drops.count(translation.entry);
     this.#translations.delete(translation);
-    const { address } = translation.region.entry.block;
+    const { address } = translation.entry;
     const { u32, i32 } = this.#arena;
     u32[(address + BLOCK.region) >> 2] = 0;
     this.#pastEntries += u32[(address + BLOCK.entries) >> 2]!;
@@ -173,23 +228,42 @@ export class Translator {
     i32[(address + BLOCK.heat) >> 2] = this.#options.threshold;
     this.table.set(translation.slot, null);
     this.#freeSlots.push(translation.slot);
-    for (const part of translation.blocks) {
-      const list = this.#byBlock.get(part);
-      list?.delete(translation);
-      if (list?.size === 0) this.#byBlock.delete(part);
-    }
+    withdraw(this.#byBlock, translation.blocks, translation);
+    withdraw(this.#byChain, translation.chains, translation);
   }
 
   /** Forgets everything: the block cache was emptied. */
   clear(): void {
     for (const translation of [...this.#translations]) this.#drop(translation);
     this.#waiting = [];
+    this.#adaptations.clear();
+    this.#outdated.clear();
+  }
+
+  /** A region was left in a block at a micro-op, for the interpreter, as it had been before. */
+  left(block: CachedBlock, uop: number): void {
+    if (this.#options.adaptive && this.#adaptations.left(block, indexOf(block, uop)))
+      this.#retranslate(block);
+  }
+
+  /** An adapted access was done. */
+  accessed(block: CachedBlock, uop: number, cause: () => AccessCause): void {
+    // The region that did it is being executed: it is translated anew later.
+    if (this.#adaptations.executed(block, indexOf(block, uop), cause)) this.#outdated.add(block);
+  }
+
+  /** What holds a block is translated anew at once: it is hot. */
+  #retranslate(block: CachedBlock): void {
+    const entries = [...(this.#byBlock.get(block) ?? [])].map(({ entry }) => entry);
+    this.#dropAll(block);
+    this.#cpu.accounting.count('retranslation', entries.length);
+    for (const entry of entries) this.request(entry);
   }
 
   statistics(): TranslatorStatistics {
     let entries = this.#pastEntries;
-    for (const { region } of this.#translations) {
-      entries += this.#arena.u32[(region.entry.block.address + BLOCK.entries) >> 2]!;
+    for (const { entry } of this.#translations) {
+      entries += this.#arena.u32[(entry.address + BLOCK.entries) >> 2]!;
     }
     return {
       translated: this.#translated,
@@ -198,7 +272,61 @@ export class Translator {
       modules: this.#modules,
       bytes: this.#bytes,
       invalidated: this.#invalidated,
+      adapted: this.#adaptations.size,
     };
+  }
+
+  // ---- inspection ----------------------------------------------------------------------------------------------
+
+  /** Translations alive, with how often each was entered and its place's translations were dropped before. */
+  *inspectTranslations(): Generator<{ translation: Translation; entries: number; dropped: number }> {
+    for (const translation of this.#translations) {
+      const { entry } = translation;
+      const entries = this.#arena.u32[(entry.address + BLOCK.entries) >> 2]!;
+      yield { translation, entries, dropped: this.#drops.of(entry) };
+    }
+  }
+
+  /** Makes a translation's region and code again from what was known then, as far as that is still there. */
+  inspectTranslation(translation: Translation): InspectedTranslation | undefined {
+    const { entry, origin, nodes, slot, wasmBytes } = translation;
+    const region = buildRegion(entry, {
+      ...this.#source,
+      warm: (block) => origin.warm.has(block),
+      block: (code, modeKey) => {
+        const block = this.#blocks.peek(code, modeKey);
+        return block && block.id < origin.blocks ? block : undefined;
+      },
+      page: (distance) => origin.pages.get(distance) ?? -1,
+    });
+    if (!region) return undefined;
+    const starts = new Map<RegionNode, number>();
+    const code = this.#emitFor(region, slot, (node, _unpaid, at) => starts.set(node, at));
+    const sameNodes =
+      nodes.length === region.nodes.length &&
+      region.nodes.every((node, at) => node.block === nodes[at]!.block && node.delta === nodes[at]!.delta);
+    return { region, code, starts, sameNodes, faithful: sameNodes && code.code.length === wasmBytes };
+  }
+
+  /** Whether an operation is translated as a callout at present. */
+  isAdapted(block: CachedBlock, index: number): boolean {
+    return this.#adaptations.has(block, index);
+  }
+
+  /** How many of a block's operations are. */
+  adaptedIn(block: CachedBlock): number {
+    return this.#adaptations.in(block);
+  }
+
+  /** The bytes of a block's code. */
+  codeOf(block: CachedBlock): Uint8Array {
+    const { u8 } = this.#arena;
+    const inFirst = Math.min(block.bytes, PAGE - (block.code & (PAGE - 1)));
+    const bytes = u8.slice(block.code, block.code + block.bytes);
+    if (inFirst < block.bytes) {
+      bytes.set(u8.subarray(block.secondPage, block.secondPage + block.bytes - inFirst), inFirst);
+    }
+    return bytes;
   }
 
   // ---- what regions are made of --------------------------------------------------------------------------------
@@ -209,29 +337,36 @@ export class Translator {
     return executed * WARM_SHARE >= threshold;
   }
 
+  get #source(): Omit<RegionSource, 'page'> {
+    return {
+      block: (code, modeKey) => this.#blocks.peek(code, modeKey),
+      warm: (candidate) => this.#isWarm(candidate),
+      chaining: this.#options.chaining,
+      oneUserBank: this.#options.addressSpaces === 'flush',
+      lift: (candidate) => this.#lift(candidate),
+    };
+  }
+
   /** The IR of a block, anew: the same operations as its micro-ops, as its code did not change. */
   #lift(block: CachedBlock): LiftedBlock | undefined {
-    const { u8 } = this.#arena;
-    const inFirst = Math.min(block.bytes, PAGE - (block.code & (PAGE - 1)));
-    let bytes = u8.subarray(block.code, block.code + inFirst);
-    if (inFirst < block.bytes) {
-      const both = new Uint8Array(block.bytes);
-      both.set(bytes);
-      both.set(u8.subarray(block.secondPage, block.secondPage + block.bytes - inFirst), inFirst);
-      bytes = both;
-    }
-    const lifted = liftBlock(bytes, block.modeKey, block.instructions.length);
+    const lifted = liftBlock(this.codeOf(block), block.modeKey, block.instructions.length);
     // A block cut short by CS's limit, say, is not what the bytes alone give.
     return lifted?.instructions.length === block.instructions.length ? lifted : undefined;
+  }
+
+  /** Linear address of the block that RIP stands at, signed for 64-bit code, plus `offset`. */
+  #linearOf(block: CachedBlock, offset = 0): number {
+    const { u32, i32 } = this.#cpu;
+    const code64 = (block.modeKey & MODE.codeSizeMask) === MODE.code64;
+    const rip = i32[(RIP >> 2) + 1]! * TWO_32 + u32[RIP >> 2]!;
+    const linear = rip + (code64 ? 0 : u32[CTL.codeBase >> 2]!) + offset;
+    return code64 ? linear : ((linear % TWO_32) + TWO_32) % TWO_32;
   }
 
   /** Arena address of the linear page `pages` after that of a block's start, -1 when the TLB does not know it. */
   #pageAfter(block: CachedBlock, pages: number): number {
     const { u32, i32 } = this.#cpu;
-    const code64 = (block.modeKey & MODE.codeSizeMask) === MODE.code64;
-    const rip = i32[(RIP >> 2) + 1]! * TWO_32 + u32[RIP >> 2]!;
-    let linear = rip + (code64 ? 0 : u32[CTL.codeBase >> 2]!) + pages * PAGE;
-    if (!code64) linear = ((linear % TWO_32) + TWO_32) % TWO_32;
+    const linear = this.#linearOf(block, pages * PAGE);
     const page = Math.floor(linear / PAGE);
     const entry = (u32[CTL.tlbBank >> 2]! + (page & (TLB.entries - 1)) * TLB.entrySize) >> 2;
     const low = (linear | 0) & -PAGE;
@@ -242,3 +377,41 @@ export class Translator {
 }
 
 const I32_RESULT = 0x7f;
+
+/** Index of a micro-op in its block. */
+function indexOf(block: CachedBlock, uop: number): number {
+  return (uop - block.address - BLOCK.header) / UOP.size;
+}
+
+/** The blocks whose regions a region goes on to. */
+function chainsOf({ nodes }: Region): Set<CachedBlock> {
+  const chains = new Set<CachedBlock>();
+  for (const { edges } of nodes) {
+    for (const { chain } of edges.values()) if (chain) chains.add(chain);
+  }
+  return chains;
+}
+
+function enter(
+  index: Map<CachedBlock, Set<Translation>>,
+  blocks: ReadonlySet<CachedBlock>,
+  translation: Translation,
+): void {
+  for (const block of blocks) {
+    const list = index.get(block);
+    if (list) list.add(translation);
+    else index.set(block, new Set([translation]));
+  }
+}
+
+function withdraw(
+  index: Map<CachedBlock, Set<Translation>>,
+  blocks: ReadonlySet<CachedBlock>,
+  translation: Translation,
+): void {
+  for (const block of blocks) {
+    const list = index.get(block);
+    list?.delete(translation);
+    if (list?.size === 0) index.delete(block);
+  }
+}

@@ -1,0 +1,60 @@
+import type { CachedBlock } from '../block-cache.ts';
+
+/** A region that was translated. */
+export interface Translation {
+  /** Counts translations. */
+  readonly id: number;
+  /** Where it is entered. */
+  readonly entry: CachedBlock;
+  readonly slot: number;
+  /** Its nodes in reverse postorder: a region itself, with its IR, is too large to keep. */
+  readonly nodes: readonly { readonly block: CachedBlock; readonly delta: number }[];
+  readonly blocks: ReadonlySet<CachedBlock>;
+  /** Blocks whose regions it goes on to. */
+  readonly chains: ReadonlySet<CachedBlock>;
+  /** What its making depended on, so that the inspector can repeat it. */
+  readonly origin: TranslationOrigin;
+  /** Bytes of its function's instructions. */
+  readonly wasmBytes: number;
+  /** Its code changed: it is not entered again. */
+  dead: boolean;
+}
+
+export interface TranslationOrigin {
+  /** Linear address it had when it was translated (it may have others). Signed for 64-bit code. */
+  readonly linear: number;
+  /** Arena addresses of the linear pages that were asked for, by their distance from the entry's page; -1: not known. */
+  readonly pages: ReadonlyMap<number, number>;
+  /** Blocks that were warm then, of those that were asked about. */
+  readonly warm: ReadonlySet<CachedBlock>;
+  /** Blocks with an id below this were known. */
+  readonly blocks: number;
+}
+
+/** Most places whose dropped translations are counted. */
+const PLACES_MAX = 4096;
+
+/** How often translations were dropped, by where they were entered; the places dropped last are remembered. */
+export class DropCounts {
+  readonly #counts = new Map<string, number>();
+
+  count(entry: CachedBlock): void {
+    const key = keyOf(entry);
+    const before = this.#counts.get(key) ?? 0;
+    this.#counts.delete(key);
+    this.#counts.set(key, before + 1);
+    if (this.#counts.size <= PLACES_MAX) return;
+    for (const oldest of this.#counts.keys()) {
+      this.#counts.delete(oldest);
+      return;
+    }
+  }
+
+  of(entry: CachedBlock): number {
+    return this.#counts.get(keyOf(entry)) ?? 0;
+  }
+}
+
+function keyOf({ code, modeKey }: CachedBlock): string {
+  return `${code}:${modeKey}`;
+}
