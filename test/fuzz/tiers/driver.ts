@@ -21,6 +21,8 @@ export const SETTINGS: readonly (TranslatorOptionsInput & { readonly name: strin
   { name: 'tier 1, threshold 3', tier: 1, threshold: 3 },
   { name: 'tier 1, threshold 2, no chaining', tier: 1, threshold: 2, chaining: false },
   { name: 'tier 1, threshold 1, not adaptive', tier: 1, threshold: 1, adaptive: false },
+  { name: 'tier 1, threshold 2, address spaces kept', tier: 1, threshold: 2, addressSpaces: 'keep' },
+  { name: 'tier 0, address spaces kept', tier: 0, addressSpaces: 'keep' },
 ];
 
 export function makeSubject({ name, ...options }: TranslatorOptionsInput & { name: string }): Subject {
