@@ -1,4 +1,5 @@
 import { HELP, parseRunArguments, UsageError } from './cli/arguments.ts';
+import { inspectGuest, INSPECT_HELP, parseInspectArguments } from './cli/inspect.ts';
 import { nanobench, NANOBENCH_HELP, parseNanobenchArguments } from './cli/nanobench.ts';
 import { parseProbeArguments, probe, PROBE_HELP } from './cli/probe.ts';
 import { EXIT_CODE, run } from './cli/run.ts';
@@ -7,6 +8,7 @@ import manifest from '../package.json' with { type: 'json' };
 const HELPS = new Map([
   ['nanobench', NANOBENCH_HELP],
   ['probe', PROBE_HELP],
+  ['inspect', INSPECT_HELP],
 ]);
 
 /** The command line: `scripts/cli.mjs` gets here with the right Node. */
@@ -28,6 +30,7 @@ async function main(args: string[]): Promise<number> {
   }
   if (command === 'nanobench') return nanobench(parseNanobenchArguments(rest));
   if (command === 'probe') return probe(parseProbeArguments(rest));
+  if (command === 'inspect') return inspectGuest(parseInspectArguments(rest));
   if (command !== 'run') throw new UsageError(`there is no command "${command}"; see --help`);
   return run(parseRunArguments(rest));
 }

@@ -7,7 +7,7 @@ import type { Engine } from '../engines/engine.ts';
 import { KvmError } from '../engines/hardware/kvm/errors.ts';
 import { HardwareEngine } from '../engines/hardware/kvm/hardware-engine.ts';
 import { SoftwareEngine } from '../engines/software/software-engine.ts';
-import type { TranslatorStatistics } from '../engines/software/translator/translator.ts';
+import type { Translator, TranslatorStatistics } from '../engines/software/translator/translator.ts';
 import type { BootPlan, BootRegisters } from '../firmware/boot.ts';
 import { planBoot } from '../firmware/load.ts';
 import { initializeChipset, platformTables } from '../firmware/platform.ts';
@@ -302,6 +302,14 @@ export class Machine extends EventEmitter<MachineEvents> {
       postCode: this.board.postCode.code,
       translator: this.#engine instanceof SoftwareEngine ? this.#engine.translatorStatistics() : undefined,
     };
+  }
+
+  /**
+   * The software engine's translator, for the translation inspector; undefined while another engine runs the guest. Not
+   * to be held on to: it empties when the machine ends.
+   */
+  get translator(): Translator | undefined {
+    return this.#engine instanceof SoftwareEngine ? this.#engine.translator : undefined;
   }
 
   /** Guest state was replaced from outside: forget everything derived from it. The machine must not be running. */

@@ -42,6 +42,7 @@ export const HELP = `Usage: npm run --silent cli -- run (--kernel FILE | --firmw
 Runs one virtual machine in this process, its serial port on the terminal. Ctrl-] leaves the console.
 "cli -- nanobench" measures an engine with a guest of our own; see "cli -- nanobench --help".
 "cli -- probe" tells what this host's hardware virtualization can do.
+"cli -- inspect" shows what the software engine made of a guest's hot code; see "cli -- inspect --help".
 
 What to boot
   --kernel FILE            Linux bzImage or Multiboot image
@@ -216,12 +217,12 @@ export function parseWhole(option: string, text: string, least: number, most: nu
   return value;
 }
 
-export function parseTimeout(text: string | undefined): number | undefined {
+export function parseTimeout(text: string | undefined, option = '--timeout'): number | undefined {
   if (text === undefined) return undefined;
   const seconds = /^\d+(\.\d+)?$/.test(text) ? Number(text) : NaN;
   // The largest delay a timer takes is 2^31 - 1 ms, a bit over 24 days.
   if (!(seconds > 0 && seconds <= 2_000_000)) {
-    throw new UsageError(`--timeout must be a number of seconds above 0, not "${text}"`);
+    throw new UsageError(`${option} must be a number of seconds above 0, not "${text}"`);
   }
   return seconds;
 }

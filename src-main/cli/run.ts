@@ -22,10 +22,19 @@ interface Outcome {
   message?: string;
 }
 
+/** What another command makes of a run. */
+export interface RunHooks {
+  /** Called with the machine before it starts. */
+  prepare: (machine: Machine) => void;
+  /** End after so many seconds, with exit code 0. */
+  afterSeconds: number | undefined;
+}
+
 /** Runs one machine to its end. @returns the exit code. @throws UsageError */
-export async function run(options: RunOptions): Promise<number> {
+export async function run(options: RunOptions, hooks?: RunHooks): Promise<number> {
   const machine = buildMachine(options);
-  const session = new Session(machine, options);
+  hooks?.prepare(machine);
+  const session = new Session(machine, options, hooks?.afterSeconds);
   return session.run();
 }
 
@@ -60,16 +69,19 @@ function buildMachine(options: RunOptions): Machine {
 class Session {
   readonly #machine: Machine;
   readonly #options: RunOptions;
+  readonly #afterSeconds: number | undefined;
   readonly #sinks: Sink[] = [];
   readonly #started = performance.now();
   #console: Console | undefined;
   #timer: NodeJS.Timeout | undefined;
+  #afterTimer: NodeJS.Timeout | undefined;
   #poll: NodeJS.Timeout | undefined;
   #finish: (outcome: Outcome) => void = () => undefined;
 
-  constructor(machine: Machine, options: RunOptions) {
+  constructor(machine: Machine, options: RunOptions, afterSeconds: number | undefined) {
     this.#machine = machine;
     this.#options = options;
+    this.#afterSeconds = afterSeconds;
   }
 
   async run(): Promise<number> {
@@ -151,6 +163,10 @@ class Session {
   }
 
   #armTimeout(): void {
+    if (this.#afterSeconds !== undefined) {
+      const finish = (): void => this.#finish({ code: EXIT_CODE.ok, reason: 'after' });
+      this.#afterTimer = setTimeout(finish, this.#afterSeconds * 1000);
+    }
     const seconds = this.#options.timeoutSeconds;
     if (seconds === undefined) return;
     this.#timer = setTimeout(
@@ -176,6 +192,7 @@ class Session {
 
   #stop(): void {
     clearTimeout(this.#timer);
+    clearTimeout(this.#afterTimer);
     clearInterval(this.#poll);
     this.#machine.stop();
     this.#console?.close();
