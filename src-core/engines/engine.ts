@@ -22,6 +22,11 @@ export interface Engine {
    */
   run(maxInstructions: number, exact?: boolean, maxNs?: number): RunEnd;
   /**
+   * Takes the vCPU's state over now, which the next `run` does by itself: to find out whether the guest can go on here.
+   * Throws an Error that says why not; the state is in the arena then.
+   */
+  enter?(): void;
+  /**
    * Brings all vCPU state into the arena; the next `run` takes it from there. During a run (a device callback is on its
    * stack) that happens when the run ends.
    */

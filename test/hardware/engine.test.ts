@@ -5,6 +5,10 @@ import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { afterEach, expect, it } from 'vitest';
 import { HardwareEngine } from '../../src-core/engines/hardware/kvm/hardware-engine.ts';
+import { VCPU_IOCTL } from '../../src-core/engines/hardware/kvm/ioctl.ts';
+import { RUN } from '../../src-core/engines/hardware/kvm/layout.ts';
+import { type Libc, libc } from '../../src-core/engines/hardware/kvm/libc.ts';
+import type { KvmSystemOptions } from '../../src-core/engines/hardware/kvm/system.ts';
 import { liveVms } from '../../src-core/engines/hardware/kvm/vm.ts';
 import { assemble } from '../../src-core/engines/hardware/probe/guests.ts';
 import { type GuestPlace, longMode, PLACE, realMode } from '../../src-core/engines/hardware/probe/modes.ts';
@@ -50,6 +54,7 @@ describeKvm('The hardware engine', () => {
     code: string,
     prepare: (place: GuestPlace, symbol: (name: string) => number) => void,
     interrupts?: InterruptSource,
+    kvm: KvmSystemOptions = {},
   ): Guest {
     const vcpu = makeVcpu(interrupts);
     const { arena, cpu } = vcpu;
@@ -59,7 +64,7 @@ describeKvm('The hardware engine', () => {
     );
     arena.ram.set(image.bytes, PLACE.code);
     const software = new SoftwareEngine({ arena, cpu });
-    const engine = new HardwareEngine({ arena, cpu, software });
+    const engine = new HardwareEngine({ arena, cpu, software, kvm });
     engines.push(software, engine);
     return { ...vcpu, engine };
   }
@@ -273,6 +278,31 @@ describeKvm('The hardware engine', () => {
     runUntil(guest, () => guest.cpu.get32(CTL.halted) !== 0);
     guest.engine.leave();
     expect(guest.cpu.gpr(3)).toBe(2001000n);
+  });
+
+  it('goes on in software when KVM fails in the middle', () => {
+    let failing = false;
+    const real = libc();
+    const running: { guest?: Guest } = {};
+    const calls: Libc = {
+      ...real,
+      ioctl: (fd, request, argument) => {
+        const immediate = running.guest?.arena.u8[ARENA.kvmRun + RUN.immediateExit] === 1;
+        if (failing && request === VCPU_IOCTL.run && !immediate) {
+          // Any call that fails sets the error number.
+          return real.ioctl(-1, request, argument);
+        }
+        return real.ioctl(fd, request, argument);
+      },
+    };
+    const guest = make(16, 'mov bx, 5\nout 0x10, al\nadd bx, 7\nhlt', realMode, undefined, { calls });
+    running.guest = guest;
+    const { engine, cpu } = guest;
+    onWrite(guest, 0x10, () => (failing = true));
+    expect(runToEnd(guest)).toBe('halt');
+    expect(cpu.gpr32(3)).toBe(12);
+    expect(engine.failure?.message).toMatch(/KVM_RUN: EBADF/);
+    expect(() => engine.enter()).toThrow(/KVM_RUN/);
   });
 
   it('runs in software while address line 20 is gated', () => {

@@ -60,6 +60,7 @@ export class HardwareEngine implements Engine {
   #inSoftware = false;
   /** Delivering an event on the way out of KVM ended in a triple fault. */
   #shutdown = false;
+  #failure: KvmError | undefined;
   readonly #ticks = new Map<ExitReason, number>();
   /** Host ns of this run: in exits (estimated from those that are timed), and in the software engine. */
   #exitNs = 0;
@@ -131,10 +132,24 @@ export class HardwareEngine implements Engine {
         if ((deadline - performance.now()) * 1e6 < TIMER_SLACK_NS) return 'slice';
         continue;
       }
-      if (exit === REFUSED) throw refusedRun(this.#vcpu.lastErrno);
+      if (exit === REFUSED) {
+        this.#giveUp(refusedRun(this.#vcpu.lastErrno));
+        continue;
+      }
       const end = this.#handle(exit);
       if (end) return end;
     }
+  }
+
+  /** KVM does not go on: the guest does, in software, as long as its state can still be had. */
+  #giveUp(error: KvmError): void {
+    this.#failure = error;
+    this.#takeState();
+  }
+
+  /** Why KVM no longer runs the guest, which has gone on in software since. */
+  get failure(): KvmError | undefined {
+    return this.#failure;
   }
 
   /** Handles an exit. */
@@ -145,7 +160,8 @@ export class HardwareEngine implements Engine {
         this.#serve('portIo', () => this.#handlers.portIo());
         return undefined;
       case EXIT_REASON.mmio:
-        this.#handlers.mmio();
+        // PhysicalMemory counts it.
+        this.#time('mmio', () => this.#handlers.mmio());
         return undefined;
       case EXIT_REASON.rdmsr:
         this.#serve('msr', () => this.#handlers.readMsr());
@@ -169,22 +185,32 @@ export class HardwareEngine implements Engine {
       case EXIT_REASON.failEntry:
         return this.#fallBack();
       default:
-        throw unexpectedExit(exit);
+        this.#giveUp(unexpectedExit(exit));
+        return undefined;
     }
   }
 
-  /** Counts an exit and has it handled, timing some of each reason. */
+  /** Counts an exit and has it handled. */
   #serve(reason: ExitReason, handle: () => void): void {
     const { accounting } = this.#cpu;
     accounting.count(reason);
+    const ns = this.#time(reason, handle);
+    if (ns !== undefined) accounting.addTime(reason, ns);
+  }
+
+  /** Has an exit handled; the host ns that took, for some of each reason. */
+  #time(reason: ExitReason, handle: () => void): number | undefined {
     const tick = ((this.#ticks.get(reason) ?? 0) + 1) % TIMED_EVERY;
     this.#ticks.set(reason, tick);
-    if (tick !== 0) return handle();
+    if (tick !== 0) {
+      handle();
+      return undefined;
+    }
     const started = performance.now();
     handle();
     const ns = (performance.now() - started) * 1e6;
-    accounting.addTime(reason, ns);
     this.#exitNs += ns * TIMED_EVERY;
+    return ns;
   }
 
   // ---- interrupts ----------------------------------------------------------------------------------------------
@@ -229,10 +255,15 @@ export class HardwareEngine implements Engine {
   #inject(vector: number): void {
     const cpu = this.#cpu;
     this.#vcpu.interrupt(vector);
-    cpu.accounting.count('interrupt');
-    cpu.accounting.detail('interrupt', `0x${vector.toString(16).padStart(2, '0')}`);
+    this.#countInterrupt(vector, 1);
     // KVM takes one at a time, and says when it is ready for the next only after it was run.
     cpu.u8[K + RUN.readyForInterruptInjection] = 0;
+  }
+
+  #countInterrupt(vector: number, times: number): void {
+    const { accounting } = this.#cpu;
+    accounting.count('interrupt', times);
+    accounting.detail('interrupt', `0x${vector.toString(16).padStart(2, '0')}`, times);
   }
 
   /** The guest's CR8 is the local APIC's task priority. */
@@ -252,7 +283,7 @@ export class HardwareEngine implements Engine {
       return 'shutdown';
     }
     // KVM has no address line 20 to gate.
-    if (!cpu.a20) return this.#runSoftware(maxInstructions);
+    if (this.#failure || !cpu.a20) return this.#runSoftware(maxInstructions);
     // A breakpoint that MOV SS holds off has no place in KVM's state.
     while (cpu.get32(CTL.pendingDebug) !== 0) {
       const end = this.#runSoftware(1);
@@ -271,6 +302,7 @@ export class HardwareEngine implements Engine {
    */
   enter(): void {
     if (this.#residence.inKvm) return;
+    if (this.#failure) throw this.#failure;
     if (!this.#cpu.a20)
       throw new KvmError('state', 'Address line 20 is gated, which hardware does not know.');
     if (this.#cpu.get32(CTL.pendingDebug) !== 0) {
@@ -301,14 +333,20 @@ export class HardwareEngine implements Engine {
 
   leave(): void {
     this.#leaveAfterRun = this.#running;
-    if (this.#running || !this.#residence.inKvm) return;
+    if (!this.#running && this.#residence.inKvm) this.#takeState();
+  }
+
+  #takeState(): void {
     this.#readRegisters();
     const event = this.#residence.leave();
     this.#software.flush();
     if (event && this.#deliver(event)) this.#shutdown = true;
   }
 
+  /** Delivers what KVM had begun to. */
   #deliver({ type, vector }: InjectedEvent): 'shutdown' | undefined {
+    // It was counted when KVM took it, and is again now.
+    if (type === 'external') this.#countInterrupt(vector, -1);
     return deliverInterrupt(this.#cpu, vector, { type }) === 'shutdown' ? 'shutdown' : undefined;
   }
 

@@ -138,7 +138,7 @@ class Collector {
     const working = checks.filter(({ works }) => works).length;
     const all = Object.keys(PROBE_CHECK_LABELS).length;
     const failure = this.#failure ?? (early ? { ...early, hint: null, command: null } : null);
-    const lacking = (this.#host?.missingFeatures.length ?? 0) > 0;
+    const lacking = !this.#host || this.#host.missingFeatures.length > 0 || !this.#host.tscScaling;
     return {
       verdict: working === 0 ? 'unable' : working === all && !lacking && !failure ? 'able' : 'partly',
       failure: failure ?? (working === 0 ? NO_GUEST_RUNS : null),
