@@ -17,7 +17,7 @@ export const clockKindSchema = z.enum(['host', 'icount']);
 /** How the software engine translates. Everything can be switched off, to learn what it is worth. */
 export const translatorOptionsSchema = z.strictObject({
   /** Highest tier: 0 interprets micro-ops only, 1 also translates hot regions to WebAssembly. */
-  tier: z.union([z.literal(0), z.literal(1)]).default(0),
+  tier: z.union([z.literal(0), z.literal(1)]).default(1),
   /** Translated regions go on to each other directly, without the dispatcher. */
   chaining: z.boolean().default(true),
   /** Instructions that keep leaving translated code are translated anew in a form made for that. */

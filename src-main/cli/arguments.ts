@@ -164,7 +164,7 @@ function parse(args: string[]) {
         clock: { type: 'string', default: 'host' },
         stats: { type: 'string' },
         'no-reboot': { type: 'boolean', default: false },
-        tier: { type: 'string', default: '0' },
+        tier: { type: 'string', default: '1' },
         threshold: { type: 'string' },
         'no-chaining': { type: 'boolean', default: false },
         'no-adaptive': { type: 'boolean', default: false },
