@@ -9,7 +9,7 @@ import { engineKindSchema } from './vm.ts';
 const bytes = z.custom<Uint8Array>((value) => value instanceof Uint8Array, 'bytes are needed');
 
 /** Executions before a region is translated, unless configured: found by measurement (docs/BENCHMARKS.md). */
-const TRANSLATION_THRESHOLD = 800;
+const TRANSLATION_THRESHOLD = 1000;
 
 export const clockKindSchema = z.enum(['host', 'icount']);
 /** `host`: guest time is real time. `icount`: guest time counts instructions, so that a run can be repeated exactly. */

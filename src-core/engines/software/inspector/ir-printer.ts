@@ -30,7 +30,7 @@ function plainOperands({ def, dst, a, b, imm, c, wide }: IrOp, base: bigint): st
   if (def.reads.includes('a')) operands.push(location(a));
   if (def.reads.includes('b')) operands.push(location(b));
   if (def.name === 'const64') return [...operands, hex(wide)];
-  const [control] = controlKind(def.name);
+  const [control] = controlKind(def);
   if (control !== undefined) {
     operands.push(`→ ${hex(BigInt.asUintN(64, base + BigInt(imm)))}`);
     if (control === 'branch') operands.push(`else ${hex(BigInt.asUintN(64, base + BigInt(c)))}`);

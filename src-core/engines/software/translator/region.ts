@@ -1,3 +1,4 @@
+import type { OpDef } from '../../../ir/op.ts';
 import type { LiftedBlock } from '../../../x86/lift/block.ts';
 import { codeSizeOf } from '../../../x86/mode.ts';
 import type { CachedBlock } from '../block-cache.ts';
@@ -169,7 +170,7 @@ class RegionBuilder {
     const { lifted, delta } = node;
     const codeBits = codeSizeOf(this.#modeKey);
     for (const { def, imm, c } of lifted.ops) {
-      const [kind, bits] = controlKind(def.name);
+      const [kind, bits] = controlKind(def);
       if (kind === undefined || bits !== codeBits) continue;
       if (kind === 'jmp' && lifted.exit?.kind === 'call') {
         this.#call(node, imm, delta + lifted.exit.next);
@@ -213,7 +214,7 @@ class RegionBuilder {
       const lifted = this.#lift(block);
       if (!lifted || lifted.exit?.kind === 'call') return false;
       for (const { def, imm, c } of lifted.ops) {
-        const [kind] = controlKind(def.name);
+        const [kind] = controlKind(def);
         if (kind === undefined) continue;
         for (const offset of kind === 'branch' ? [imm, c] : [imm]) {
           const code = block.code + offset;
@@ -286,8 +287,14 @@ function pageOf(offset: number): number {
   return Math.floor(offset / PAGE);
 }
 
+const controlKinds: ReturnType<typeof controlKindOf>[] = [];
+
 /** Which of a lifted block's operations lead elsewhere: their kind and code size. */
-export function controlKind(name: string): ['jmp' | 'branch' | 'skip' | undefined, number] {
+export function controlKind({ id, name }: OpDef): ReturnType<typeof controlKindOf> {
+  return (controlKinds[id] ??= controlKindOf(name));
+}
+
+function controlKindOf(name: string): ['jmp' | 'branch' | 'skip' | undefined, number] {
   const dot = name.lastIndexOf('.');
   const bits = Number(name.slice(dot + 1));
   if (name.startsWith('jmp.')) return ['jmp', bits];

@@ -19,10 +19,12 @@ const PAGE = 4096;
 const TWO_32 = 0x100000000;
 /** Slots of the table that translated regions are called through: most regions alive. Slot 0 stays empty. */
 const SLOTS = ARENA.regionSitesSize / (SITE.nodes * SITE.entrySize);
-/** Regions waiting for a module of their own are compiled together when so many wait, or when a run ends. */
+/** Regions waiting for a module of their own are compiled together when so many wait. */
 const BATCH_MAX = 8;
+/** Otherwise when so many runs (of 2 ms or less) have ended since the first of them waits. */
+const TURNS_MAX = 5;
 /** A block belongs into a region when it was executed at least once for so many executions of the threshold. */
-const WARM_SHARE = 32;
+const WARM_SHARE = 8;
 
 export interface TranslatorStatistics {
   /** Regions translated so far, and those alive. */
@@ -74,6 +76,8 @@ export class Translator {
   #bytes = 0;
   #invalidated = 0;
   #pastEntries = 0;
+  /** Runs that ended with regions waiting. */
+  #turnsWaited = 0;
   readonly #drops = new DropCounts();
 
   constructor({
@@ -168,10 +172,13 @@ export class Translator {
   flush(): void {
     for (const block of this.#outdated) this.#retranslate(block);
     this.#outdated.clear();
-    this.#compile();
+    if (this.#waiting.length === 0) return;
+    this.#turnsWaited++;
+    if (this.#turnsWaited >= TURNS_MAX || this.#waiting.length >= this.#options.threshold) this.#compile();
   }
 
   #compile(): void {
+    this.#turnsWaited = 0;
     const batch = this.#waiting.filter(({ translation }) => !translation.dead);
     this.#waiting = [];
     if (batch.length === 0) return;
