@@ -27,7 +27,6 @@ export function captureState(cpu: Cpu): CpuState {
     rflags: cpu.rflags,
     control: {
       modeKey: cpu.get32(CTL.modeKey),
-      tlbBank: cpu.get32(CTL.tlbBank),
       fpuTrap: cpu.get32(CTL.fpuTrap),
       interruptShadow: cpu.get32(CTL.interruptShadow),
       halted: cpu.get32(CTL.halted),

@@ -32,8 +32,8 @@ import type { CpuState } from './state.ts';
 
 const PAGE = 0x1000;
 const MEMORY_MIB = 4;
-/** Most times a device may end a stretch of a program's run. */
-const STOPS_MAX = 2000;
+/** Runs in a row that may execute nothing: a device that ends each at once must not go on for ever. */
+const IDLE_RUNS_MAX = 10;
 
 /** How a program ended. */
 export interface Outcome {
@@ -168,13 +168,12 @@ export class Subject {
   #execute(instructions: number): RunEnd {
     const { cpu, engine } = this;
     const until = cpu.instructionCount() + instructions;
-    for (let stops = 0; cpu.instructionCount() < until && stops < STOPS_MAX; stops++) {
-      const left = until - cpu.instructionCount();
-      const slice = this.#slices
-        ? Math.min(left, 1 + this.#slices.below(this.#slices.pick([4, 40, 400])))
-        : left;
-      const end = engine.run(slice, true);
+    for (let idle = 0; cpu.instructionCount() < until && idle < IDLE_RUNS_MAX;) {
+      const before = cpu.instructionCount();
+      const slice = this.#slices ? 1 + this.#slices.below(this.#slices.pick([4, 40, 400])) : Infinity;
+      const end = engine.run(Math.min(slice, until - before), true);
       if (end !== 'slice') return end;
+      idle = cpu.instructionCount() === before ? idle + 1 : 0;
     }
     return 'slice';
   }
