@@ -8,7 +8,8 @@ import { EXIT_INTERNAL, INTERNAL_ERROR, RUN } from './layout.ts';
 const EXIT = ARENA.kvmRun + RUN.exit;
 /** Fallbacks that follow each other within this are a run of instructions KVM can't execute, ms. */
 const CLOSE_MS = 0.25;
-/** Most instructions executed in software at once. */
+/** Least and most instructions executed in software at once where one alone is not enough. */
+const CLUSTER_MIN = 64;
 const CLUSTER_MAX = 4096;
 
 /**
@@ -22,7 +23,8 @@ export class Fallback {
   /** Instructions to execute now. */
   begin(): number {
     const close = performance.now() - this.#lastEnd < CLOSE_MS;
-    this.#length = close ? Math.min(CLUSTER_MAX, this.#length * 2) : Math.max(1, this.#length >> 2);
+    if (close) this.#length = Math.min(CLUSTER_MAX, Math.max(CLUSTER_MIN, this.#length * 2));
+    else this.#length = this.#length > CLUSTER_MIN ? this.#length >> 2 : 1;
     return this.#length;
   }
 

@@ -3,8 +3,10 @@ import { type Arena, ARENA } from '../../../machine/arena.ts';
 import type { Cpu } from '../../../x86/cpu.ts';
 import { CPUID_MODEL } from '../../../x86/cpuid.ts';
 import { deliverInterrupt } from '../../../x86/interrupts.ts';
-import { CTL } from '../../../x86/layout.ts';
+import { CTL, RIP } from '../../../x86/layout.ts';
 import { codeSizeOf } from '../../../x86/mode.ts';
+import { ACCESS } from '../../../x86/paging.ts';
+import { getSigned } from '../../../x86/words.ts';
 import type { Engine, RunEnd } from '../../engine.ts';
 import { ExitHandlers } from './exits.ts';
 import { KvmError } from './errors.ts';
@@ -20,6 +22,7 @@ import { INTERRUPTED, type KvmVcpu, REFUSED, refusedRun, unexpectedExit } from '
 import { KvmVm } from './vm.ts';
 
 const K = ARENA.kvmRun;
+const TWO_32 = 0x100000000;
 /** A run without a time limit of its own, ns. */
 const SLICE_NS = 2_000_000;
 /** One in this many exits of a reason is timed. */
@@ -380,6 +383,8 @@ export class HardwareEngine implements Engine {
     if (!alone || mayWriteMemory(instruction, codeSizeOf(cpu.get32(CTL.modeKey)))) {
       this.#residence.markStale();
     }
+    if (count === 1) this.#forgetInstruction();
+    else this.#software.flush();
     const end = this.#runSoftware(count);
     this.#fallback.end();
     // A mode that KVM does not take is left to `run`.
@@ -387,12 +392,23 @@ export class HardwareEngine implements Engine {
     return end === 'slice' ? undefined : end;
   }
 
-  /** Executes guest code in software. Guest memory has changed since it last did: it starts with nothing cached. */
+  /**
+   * Has the software engine look anew at the instruction at RIP, memory having changed since it last did. For one
+   * instruction that is enough, and far cheaper than having it forget everything.
+   */
+  #forgetInstruction(): void {
+    const cpu = this.#cpu;
+    const linear = cpu.code64 ? getSigned(cpu, RIP) : (cpu.get32(CTL.codeBase) + cpu.get32(RIP)) % TWO_32;
+    const phys = cpu.mmu.translate(linear, ACCESS.execute, cpu.cpl === 3);
+    // Where it can't be fetched, the software engine finds that, too.
+    if (phys >= 0) this.#software.memoryChanged(phys, 1);
+  }
+
+  /** Executes guest code in software. */
   #runSoftware(instructions: number): RunEnd {
     const started = performance.now();
     this.#inSoftware = true;
     try {
-      this.#software.flush();
       return this.#software.run(instructions, instructions === 1);
     } finally {
       this.#inSoftware = false;
