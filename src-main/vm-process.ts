@@ -1,5 +1,6 @@
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
+import { inspect, inspectRegion } from '../src-core/engines/software/inspector/inspect.ts';
 import { BootError } from '../src-core/firmware/boot.ts';
 import { EngineUnavailableError, Machine, type MachineEnd } from '../src-core/machine/machine.ts';
 import { restoreSnapshot, SnapshotError, writeSnapshot } from '../src-core/machine/snapshot.ts';
@@ -51,6 +52,14 @@ class VmProcess {
       serialInput: ({ port, bytes }) => this.#do((machine) => machine.sendSerial(port, bytes)),
       serialAck: ({ port, length }) => this.#do((machine) => this.#acknowledge(machine, port, length)),
       saveSnapshot: ({ path }) => this.#saveSnapshot(path),
+      inspect: (query) => {
+        const { translator } = this.#started();
+        return translator ? inspect(translator, query) : null;
+      },
+      inspectRegion: ({ region }) => {
+        const { translator } = this.#started();
+        return (translator && inspectRegion(translator, region)) ?? null;
+      },
     };
   }
 
@@ -95,8 +104,7 @@ class VmProcess {
   }
 
   async #saveSnapshot(path: string): Promise<{ sizeBytes: number }> {
-    const machine = this.#machine;
-    if (!machine) throw new Error('the machine has not been started');
+    const machine = this.#started();
     const sizeBytes = await writeDurably(path, async (file) => {
       const chunks = writeSnapshot(machine, {
         onProgress: (fraction) =>
@@ -108,9 +116,13 @@ class VmProcess {
   }
 
   #do(action: (machine: Machine) => void): Record<string, never> {
-    if (!this.#machine) throw new Error('the machine has not been started');
-    action(this.#machine);
+    action(this.#started());
     return {};
+  }
+
+  #started(): Machine {
+    if (!this.#machine) throw new Error('the machine has not been started');
+    return this.#machine;
   }
 
   #sendSerial(machine: Machine, port: number, bytes: Uint8Array): void {

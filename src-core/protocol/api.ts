@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { inspectionQuerySchema, inspectionSchema, regionDetailSchema } from './inspection.ts';
 import { fieldErrorSchema } from './messages.ts';
 import {
   engineKindSchema,
@@ -196,6 +197,17 @@ export const commands = {
   exportExits: {
     params: z.object({ vmId: vmIdSchema, format: z.enum(['csv', 'json']) }).strict(),
     result: z.object({ fileName: z.string(), text: z.string() }),
+  },
+
+  /** What the software engine has translated for a running or paused VM; null while another engine runs it. */
+  inspect: {
+    params: inspectionQuerySchema.extend({ vmId: vmIdSchema }).strict(),
+    result: inspectionSchema.nullable(),
+  },
+  /** One region of it in full; null when it does not live any more. */
+  inspectRegion: {
+    params: z.object({ vmId: vmIdSchema, region: z.number().int() }).strict(),
+    result: regionDetailSchema.nullable(),
   },
 
   /** Lists a directory on the host; null starts in the user's home. */

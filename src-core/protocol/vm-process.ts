@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { inspectionQuerySchema, inspectionSchema, regionDetailSchema } from './inspection.ts';
 import { apiErrorSchema } from './messages.ts';
 import { engineKindSchema, exitSnapshotSchema, vmConfigSchema } from './vm.ts';
 
@@ -33,6 +34,10 @@ export const vmProcessRequests = {
   serialAck: { params: z.object({ port, length: z.number().int().nonnegative() }), result: none },
   /** Writes the machine's state to a new file, synced to disk under its final name. The machine goes on as it was. */
   saveSnapshot: { params: z.object({ path: z.string() }), result: z.object({ sizeBytes: z.number() }) },
+  /** What the software engine has translated; null while another engine runs the guest. */
+  inspect: { params: inspectionQuerySchema, result: inspectionSchema.nullable() },
+  /** One region in full; null when it does not live any more. */
+  inspectRegion: { params: z.object({ region: z.number().int() }), result: regionDetailSchema.nullable() },
 } as const;
 
 export type VmProcessRequest = keyof typeof vmProcessRequests;

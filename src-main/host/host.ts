@@ -277,6 +277,9 @@ export class Host {
         return exportExits(config.name, statistics, format);
       },
 
+      inspect: ({ vmId, top, order }) => this.vm(vmId).inspect({ top, order }),
+      inspectRegion: ({ vmId, region }) => this.vm(vmId).inspectRegion(region),
+
       browseFiles: ({ path }) => browseFiles(path),
       pickFile: ({ title, startPath }) => {
         if (!this.#shell.pickFile) {

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import type { EventData } from '../../src-core/protocol/api.ts';
+import type { Inspection, InspectionQuery, RegionDetail } from '../../src-core/protocol/inspection.ts';
 import { ApiError } from '../../src-core/protocol/messages.ts';
 import type {
   EngineKind,
@@ -211,6 +212,14 @@ export class VmController {
       run.engine = engine;
     }
     this.update({ ...this.config, engine });
+  }
+
+  async inspect(query: InspectionQuery): Promise<Inspection | null> {
+    return this.#running('inspect', ['running', 'paused']).client.call('inspect', query);
+  }
+
+  async inspectRegion(region: number): Promise<RegionDetail | null> {
+    return this.#running('inspect', ['running', 'paused']).client.call('inspectRegion', { region });
   }
 
   async serialInput(port: SerialPort, text: string): Promise<void> {

@@ -24,7 +24,7 @@ const HISTORY_MS = 60_000;
 const SETTINGS_WRITE_DELAY_MS = 400;
 
 export type Connection = 'connecting' | 'open' | 'lost' | 'failed';
-export type VmTab = 'console' | 'exits' | 'snapshots' | 'details';
+export type VmTab = 'console' | 'exits' | 'translations' | 'snapshots' | 'details';
 
 const STATE_ORDER: Record<Vm['state'], number> = {
   crashed: 0,

@@ -157,6 +157,22 @@ describe.skipIf(withoutChromium('the window, in Chromium'))('window', () => {
     await window.untilConsole('i686 GNU/Linux');
   });
 
+  test('shows what was translated, and a region in full', async () => {
+    const { page } = browser;
+    await openRunning('alpha');
+    await window.tab('Translations').click();
+    const table = page.getByRole('table', { name: 'Hot regions' });
+    await table.getByRole('row', { name: /^0xc722e500.*32-bit, CPL 0.*361,520/ }).waitFor();
+    await table.getByRole('button', { name: '0xc722e500' }).press('Enter');
+    const code = (name: string) => page.getByRole('region', { name });
+    await expect.poll(() => code('Guest code of node 0').textContent()).toContain('jne short 0xc722e500');
+    expect(await code('IR of node 0').textContent()).toContain('rax = addf.32i rax, 3');
+    expect(await code('WebAssembly of node 0').textContent()).toContain('i32.add');
+    expect(await accessibilityFaults(page)).toEqual([]);
+    await window.button('Refresh').click();
+    await window.tab('Console').click();
+  });
+
   test('shows exits by reason, details under them, and holds on request', async () => {
     const { page } = browser;
     await openRunning('alpha');

@@ -34,6 +34,7 @@ export const ICONS = {
   moon: ['M13 9.6A5.6 5.6 0 0 1 6.4 3a5.6 5.6 0 1 0 6.6 6.6z'],
   contrast: ['M8 14A6 6 0 1 0 8 2a6 6 0 0 0 0 12z', 'fill:M8 3.2a4.8 4.8 0 0 1 0 9.6z'],
   terminal: ['M2 3h12v10H2z', 'M4.5 6l2 2-2 2M8.2 10.2h3'],
+  code: ['M5.5 4 1.8 8l3.7 4M10.5 4l3.7 4-3.7 4'],
   bars: ['M3 13V8.5M6.3 13V3M9.7 13V6M13 13v-3'],
   details: ['M2.5 4h11M2.5 8h11M2.5 12h7'],
   split: ['M2 3h12v10H2z', 'M9.5 3v10'],

@@ -8,6 +8,7 @@ import { ExitAccounting, type ExitReason } from '../../../src-core/accounting/ex
 import { ApiError } from '../../../src-core/protocol/messages.ts';
 import { vmProcessRequestSchema, type VmProcessMessage } from '../../../src-core/protocol/vm-process.ts';
 import { writeDurably } from '../../../src-main/durable-file.ts';
+import { DEMO_INSPECTION, demoRegion } from './demo-translations.ts';
 
 const exits = new ExitAccounting();
 let files: Record<string, string> = {};
@@ -171,6 +172,7 @@ interface Params {
   snapshotPath: string | null;
   paused: boolean;
   path: string;
+  region: number;
   port: 0 | 1;
   bytes: Uint8Array;
 }
@@ -205,6 +207,10 @@ async function act(request: string, params: Params): Promise<unknown> {
       return {};
     case 'saveSnapshot':
       return { sizeBytes: await save(params.path) };
+    case 'inspect':
+      return DEMO_INSPECTION;
+    case 'inspectRegion':
+      return demoRegion(params.region);
     default:
       return {};
   }

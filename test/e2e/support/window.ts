@@ -111,7 +111,7 @@ export class Window {
     await this.page.keyboard.type(`${line}\n`);
   }
 
-  tab(name: 'Console' | 'Exits' | 'Snapshots' | 'Details'): Locator {
+  tab(name: 'Console' | 'Exits' | 'Translations' | 'Snapshots' | 'Details'): Locator {
     return this.page.getByRole('tab', { name: new RegExp(`^${name}`) });
   }
 
