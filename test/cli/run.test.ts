@@ -211,9 +211,9 @@ describe('bad input ends with 2 and one clear line', () => {
     await refused(['--kernel', kernel(guest.loop), '--stats', directory.path], /--stats: cannot write/);
   });
 
-  test('the engine that is not there', async () => {
+  test('an engine that cannot have the clock', async () => {
     await refused(
-      ['--kernel', kernel(guest.loop), '--engine', 'hardware'],
+      ['--kernel', kernel(guest.loop), '--engine', 'hardware', '--clock', 'icount'],
       /hardware engine is not available/,
     );
   });
