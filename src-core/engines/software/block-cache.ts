@@ -37,6 +37,8 @@ export interface BlockCacheOptions {
   onEviction: (block: CachedBlock) => void;
   /** Given, code that keeps being changed grows hot later and later, and this is told each time. */
   onRewritten: (() => void) | undefined;
+  /** Bytes to use of the arena's room for micro-ops. */
+  size?: number;
 }
 
 /** Code rewritten more often than this needs no more executions to be hot than after as many rewrites: 64 times as many. */
@@ -45,7 +47,6 @@ const REWRITES_MAX = 6;
 const REWRITTEN_PLACES_MAX = 4096;
 /** The micro-op cache is filled segment by segment, round and round; a segment's blocks are forgotten together. */
 const SEGMENTS = 16;
-const SEGMENT_SIZE = Math.floor(ARENA.uopsSize / SEGMENTS / 16) * 16;
 
 /** The micro-op cache: blocks by the arena address of their code and their mode, and which pages hold code. */
 export class BlockCache {
@@ -60,6 +61,7 @@ export class BlockCache {
   #next: number = ARENA.uops;
   #nextId = 0;
   #segment = 0;
+  readonly #segmentSize: number;
   readonly #segments: CachedBlock[][] = Array.from({ length: SEGMENTS }, () => []);
   readonly #heat: number;
   readonly #onDeath: (block: CachedBlock) => void;
@@ -76,12 +78,13 @@ export class BlockCache {
     arena: Arena,
     protectPage: (arenaPage: number) => void,
     unprotectPage: (arenaPage: number) => void,
-    { heat, onDeath, onEviction, onRewritten }: BlockCacheOptions,
+    { heat, onDeath, onEviction, onRewritten, size = ARENA.uopsSize }: BlockCacheOptions,
   ) {
     this.#heat = heat;
     this.#onDeath = onDeath;
     this.#onEviction = onEviction;
     this.#onRewritten = onRewritten;
+    this.#segmentSize = Math.floor(size / SEGMENTS / UOP.size) * UOP.size;
     this.#arena = arena;
     this.#protectPage = protectPage;
     this.#unprotectPage = unprotectPage;
@@ -95,9 +98,9 @@ export class BlockCache {
 
   /** Room for `bytes`; the oldest blocks make way where there is none. */
   #reserve(bytes: number): number {
-    if (this.#next + bytes > ARENA.uops + (this.#segment + 1) * SEGMENT_SIZE) {
+    if (this.#next + bytes > ARENA.uops + (this.#segment + 1) * this.#segmentSize) {
       this.#segment = (this.#segment + 1) % SEGMENTS;
-      this.#next = ARENA.uops + this.#segment * SEGMENT_SIZE;
+      this.#next = ARENA.uops + this.#segment * this.#segmentSize;
       const evicted = this.#segments[this.#segment]!;
       this.#segments[this.#segment] = [];
       for (const block of evicted) this.#evict(block);

@@ -85,10 +85,13 @@ export class SoftwareEngine implements Engine {
     arena,
     cpu,
     translator = translatorOptionsSchema.parse({}),
+    microOpBytes,
   }: {
     arena: Arena;
     cpu: Cpu;
     translator?: TranslatorOptions;
+    /** Size of the micro-op cache; all the room the arena has for it unless given. */
+    microOpBytes?: number;
   }) {
     this.#arena = arena;
     this.#cpu = cpu;
@@ -100,6 +103,7 @@ export class SoftwareEngine implements Engine {
         heat: translator.tier === 0 ? NEVER_HOT : translator.threshold,
         onDeath: (block) => this.#translator.blockDied(block),
         onEviction: (block) => this.#translator.blockEvicted(block),
+        ...(microOpBytes !== undefined && { size: microOpBytes }),
         onRewritten:
           translator.tier > 0 && translator.adaptive
             ? () => {

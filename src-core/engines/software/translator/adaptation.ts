@@ -51,13 +51,13 @@ export class Adaptations {
   left(block: CachedBlock, index: number): boolean {
     if (this.has(block, index)) return false;
     let seen = this.#seen.get(block);
-    if (!seen) this.#seen.set(block, (seen = new Map()));
+    if (!seen) this.#seen.set(block, (seen = new Map<number, number>()));
     const times = (seen.get(index) ?? 0) + 1;
     seen.set(index, times);
     if (times < SEEN_BEFORE_ADAPTING) return false;
     seen.delete(index);
     let adapted = this.#adapted.get(block);
-    if (!adapted) this.#adapted.set(block, (adapted = new Map()));
+    if (!adapted) this.#adapted.set(block, (adapted = new Map<number, Adapted>()));
     adapted.set(index, { executions: 0, plain: 0 });
     return true;
   }

@@ -265,6 +265,7 @@ export class Translator {
     this.#dropAll(block);
     this.#cpu.accounting.count('retranslation', entries.length);
     for (const entry of entries) this.request(entry);
+    this.#compile();
   }
 
   statistics(): TranslatorStatistics {

@@ -1,0 +1,180 @@
+import { describe, expect, it } from 'vitest';
+import { ExitAccounting } from '../../src-core/accounting/exits.ts';
+import { SoftwareEngine } from '../../src-core/engines/software/software-engine.ts';
+import { Assembler } from '../../src-core/guests/assembler/assembler.ts';
+import { Arena } from '../../src-core/machine/arena.ts';
+import { MemoryBus, PortBus } from '../../src-core/machine/bus.ts';
+import { IcountClock } from '../../src-core/machine/clock.ts';
+import {
+  type TranslatorOptionsInput,
+  translatorOptionsSchema,
+} from '../../src-core/protocol/machine-config.ts';
+import { CR0_ET, CR0_PE } from '../../src-core/x86/bits.ts';
+import { Cpu } from '../../src-core/x86/cpu.ts';
+import { source } from '../../src-core/guests/assembler/source.ts';
+
+/** Physical address of the device the programs poll. */
+const DEVICE = 0xd000_0000;
+const CODE = 0x1000;
+
+/** A CPU in flat 32-bit protected mode without paging, about to execute a program at 0x1000; reads of the device count up. */
+function machine(
+  program: string,
+  options: TranslatorOptionsInput = {},
+  microOpBytes?: number,
+): { cpu: Cpu; engine: SoftwareEngine; accounting: ExitAccounting } {
+  const arena = new Arena(16);
+  const accounting = new ExitAccounting();
+  const memory = new MemoryBus(arena);
+  let reads = 0;
+  memory.mapMmio(DEVICE, 0x1000, 'counter', { readMmio: () => ++reads, writeMmio: () => undefined });
+  const cpu: Cpu = new Cpu({
+    arena,
+    memory,
+    ports: new PortBus(),
+    clock: new IcountClock(() => cpu.instructionCount()),
+    interrupts: { hasInterrupt: () => false, acknowledge: () => -1 },
+    accounting,
+  });
+  const translator = translatorOptionsSchema.parse({ threshold: 8, ...options });
+  const engine = new SoftwareEngine({ arena, cpu, translator, ...(microOpBytes && { microOpBytes }) });
+  cpu.setCr0(CR0_PE | CR0_ET);
+  for (const index of [0, 2, 3, 4, 5])
+    cpu.setSegment(index, { selector: 16, attributes: 0xc093, limit: 0xffffffff, base: 0n });
+  cpu.setSegment(1, { selector: 8, attributes: 0xc09b, limit: 0xffffffff, base: 0n });
+  cpu.updateMode();
+  cpu.rip = BigInt(CODE);
+  cpu.setGpr(4, 0xf0_0000n);
+  const assembler = new Assembler({ origin: BigInt(CODE), bits: 32 });
+  assembler.equ('DEVICE', BigInt(DEVICE));
+  source(assembler, program);
+  arena.ram.set(assembler.assemble().bytes, CODE);
+  return { cpu, engine, accounting };
+}
+
+/** Runs in small slices, as a machine does, until HLT. */
+function runToHalt(engine: SoftwareEngine): void {
+  for (let slice = 0; slice < 100_000; slice++) if (engine.run(2000) === 'halt') return;
+  throw new Error('the program did not halt');
+}
+
+const POLLING = `
+  mov ecx, 20000
+  xor eax, eax
+  mov esi, DEVICE
+again:
+  mov edx, [esi]
+  add eax, edx
+  dec ecx
+  jnz again
+  cmp ebx, 1
+  je done
+  mov ebx, 1
+  mov esi, 0xe00000
+  mov ecx, 20000
+  jmp again
+done:
+  hlt`;
+/** 1 + 2 + ... + 20000; the second half reads zeros from memory. */
+const POLLED = BigInt((20_000 * 20_001) / 2);
+
+describe('the translator', () => {
+  it('runs a loop as translated code, with the instructions counted exactly', () => {
+    const { cpu, engine } = machine(`
+      mov ecx, 100000
+      xor eax, eax
+    again:
+      add eax, ecx
+      dec ecx
+      jnz again
+      hlt`);
+    runToHalt(engine);
+    expect(cpu.gpr(0)).toBe(BigInt.asUintN(32, (100_000n * 100_001n) / 2n));
+    expect(cpu.instructionCount()).toBe(2 + 3 * 100_000 + 1);
+    const { regions, entries } = engine.translatorStatistics();
+    expect(regions).toBeGreaterThan(0);
+    expect(entries).toBeGreaterThan(0);
+  });
+
+  it('interprets only, at tier 0', () => {
+    const { cpu, engine } = machine(POLLING, { tier: 0 });
+    runToHalt(engine);
+    expect(cpu.gpr(0)).toBe(POLLED);
+    expect(engine.translatorStatistics().translated).toBe(0);
+  });
+
+  it('adapts an access to a device, and takes it back when it reads memory', () => {
+    const { cpu, engine, accounting } = machine(POLLING);
+    runToHalt(engine);
+    expect(cpu.gpr(0)).toBe(POLLED);
+    const { reasons, details } = accounting.snapshot();
+    expect(reasons.mmio?.count).toBe(20_000);
+    expect(details.adaptation).toEqual({ device: 1, 'back to plain': 1 });
+    expect(reasons.adaptation?.count).toBe(2);
+    expect(reasons.retranslation?.count).toBeGreaterThanOrEqual(2);
+    expect(engine.translatorStatistics().adapted).toBe(0);
+  });
+
+  it('does not adapt when told not to', () => {
+    const { cpu, engine, accounting } = machine(POLLING, { adaptive: false });
+    runToHalt(engine);
+    expect(cpu.gpr(0)).toBe(POLLED);
+    expect(accounting.snapshot().reasons.adaptation?.count).toBe(0);
+  });
+
+  it('adapts code that keeps rewriting itself', () => {
+    const { cpu, engine, accounting } = machine(`
+      mov ecx, 3000
+      xor ebx, ebx
+    again:
+      mov [patched + 1], ecx
+    patched:
+      mov eax, 0x12345678
+      add ebx, eax
+      dec ecx
+      jnz again
+      hlt`);
+    runToHalt(engine);
+    expect(cpu.gpr(3)).toBe(BigInt((3000 * 3001) / 2));
+    expect(accounting.snapshot().details.adaptation?.['rewritten code']).toBeGreaterThan(0);
+  });
+
+  it.each([
+    ['chained', {}],
+    ['not chained', { chaining: false }],
+  ])('evicts blocks piece by piece, code that goes on to them included (%s)', (_, options) => {
+    // Ten loops, each with a hundred functions of its own: more than the cache holds at once. All twice.
+    const functions = Array.from(
+      { length: 1000 },
+      (_, n) => `
+      f${n}:
+        ${`add eax, ${n}\n        xor edx, eax\n        `.repeat(12)}ret`,
+    );
+    const loops = Array.from(
+      { length: 10 },
+      (_, loop) => `
+      mov ecx, 30
+    loop${loop}:
+      ${Array.from({ length: 100 }, (_, n) => `call f${loop * 100 + n}`).join('\n')}
+      dec ecx
+      jnz loop${loop}`,
+    );
+    const { cpu, engine } = machine(
+      `
+      mov edi, 2
+      xor eax, eax
+    again:
+      ${loops.join('\n')}
+      dec edi
+      jnz again
+      hlt
+      ${functions.join('\n')}`,
+      options,
+      512 * 1024,
+    );
+    runToHalt(engine);
+    expect(cpu.gpr(0)).toBe(BigInt(2 * 30 * 12 * ((999 * 1000) / 2)));
+    expect(cpu.instructionCount()).toBe(2 + 2 * (10 * (1 + 30 * (100 * (1 + 24 + 1) + 2)) + 2) + 1);
+    expect(engine.translatorStatistics().invalidated).toBeGreaterThan(0);
+  });
+});
