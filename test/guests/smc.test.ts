@@ -62,6 +62,7 @@ function programOf({ text, slots = [], start = 0x100 }: Guest, environment: Envi
     registers,
     rflags: 2,
     fill: undefined,
+    loops: 1,
     budget: 1_000_000,
     interruptions: [],
   };

@@ -47,6 +47,8 @@ export interface Summary {
   readonly ends: ReadonlyMap<string, number>;
   readonly failures: readonly Failure[];
   readonly statistics: readonly TranslatorStatistics[];
+  /** Adaptations by kind, for each setting. */
+  readonly adaptations: readonly Readonly<Record<string, number>>[];
 }
 
 export interface CompareOptions extends GeneratorOptions {
@@ -73,6 +75,10 @@ export class Comparison {
 
   get statistics(): TranslatorStatistics[] {
     return this.#others.map(({ statistics }) => statistics);
+  }
+
+  get adaptations(): Readonly<Record<string, number>>[] {
+    return this.#others.map(({ adaptations }) => adaptations);
   }
 
   dispose(): void {
@@ -143,8 +149,8 @@ export function compareTiers(options: CompareOptions): Summary {
       if (result.failure) failures.push(result.failure);
       if (programs % 500 === 0) onProgress?.({ programs, blocks, failures: failures.length });
     }
-    const { statistics } = comparison;
-    return { programs, rejected, blocks, instructions, exceptions, ends, failures, statistics };
+    const { statistics, adaptations } = comparison;
+    return { programs, rejected, blocks, instructions, exceptions, ends, failures, statistics, adaptations };
   } finally {
     comparison.dispose();
   }

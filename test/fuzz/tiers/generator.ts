@@ -44,12 +44,18 @@ export interface GeneratorOptions {
   readonly blocks?: number;
   /** Instructions a program may execute (default 4000, or 160,000 now and then). */
   readonly budget?: number;
+  /**
+   * Few blocks, loops that go round for long, pointers that wander: what instructions do in them changes when they have
+   * long been translated (default now and then).
+   */
+  readonly hot?: boolean;
   /** Whether interrupts come at random instruction counts (default true for a third of the programs). */
   readonly interruptions?: boolean;
 }
 
 const BUDGET = 4000;
 const BUDGET_LONG = 160_000;
+const HOT_BLOCKS = 6;
 const BLOCKS = 24;
 /** ADD OR ADC SBB AND SUB XOR CMP MOV of a register to a register, 16 or 32 bits. */
 const ARITHMETIC_OPCODES = [0x01, 0x09, 0x11, 0x19, 0x21, 0x29, 0x31, 0x39, 0x89];
@@ -88,10 +94,11 @@ class ProgramGenerator {
   /** Blocks of the main part; functions follow. */
   readonly #main: number;
   readonly #functions: number;
+  readonly #hot: boolean;
   #locals = 0;
   /** What this program is mostly made of. */
   readonly #weights: Readonly<
-    Record<'integer' | 'vector' | 'x87' | 'string' | 'patch' | 'fault' | 'raw' | 'system', number>
+    Record<'integer' | 'vector' | 'x87' | 'string' | 'patch' | 'fault' | 'raw' | 'system' | 'wander', number>
   >;
 
   constructor(options: GeneratorOptions, number: number) {
@@ -103,7 +110,8 @@ class ProgramGenerator {
     const env = environments[number % environments.length];
     if (!env) throw new Error('no environments');
     this.#env = env;
-    const most = options.blocks ?? BLOCKS;
+    this.#hot = options.hot ?? random.chance(0.03);
+    const most = this.#hot ? HOT_BLOCKS : (options.blocks ?? BLOCKS);
     this.#main = 2 + random.below(Math.max(1, most - 2));
     this.#functions = random.below(4);
     for (let index = 0; index < 3; index++) this.#islands.push(`V${index}`);
@@ -114,10 +122,11 @@ class ProgramGenerator {
       vector: some(0.3, 25),
       x87: some(0.25, 25),
       string: some(0.5, 5),
-      patch: some(0.6, random.pick([3, 8, 20])),
-      fault: some(0.6, random.pick([2, 6])),
+      patch: some(0.6, random.pick(this.#hot ? [1, 3] : [3, 8, 20])),
+      fault: some(this.#hot ? 0.2 : 0.6, random.pick([2, 6])),
       raw: some(0.4, 8),
       system: some(0.6, 3),
+      wander: this.#hot ? 12 : 0,
     };
   }
 
@@ -157,7 +166,8 @@ class ProgramGenerator {
         (random.chance(0.02) ? 0x100 : 0),
       fill: random.below(0x4000_0000),
       // Long enough for translated code to come back on its own account, now and then.
-      budget: this.#options.budget ?? (random.chance(0.02) ? BUDGET_LONG : BUDGET),
+      loops: this.#hot ? random.pick([20, 100, 400]) : 1,
+      budget: this.#options.budget ?? (this.#hot || random.chance(0.02) ? BUDGET_LONG : BUDGET),
       interruptions: interrupts ? this.#interruptions() : [],
     };
   }
@@ -209,7 +219,7 @@ class ProgramGenerator {
     const random = this.#random;
     const condition = random.pick(CONDITIONS);
     const comparison = (): string => this.#pick(PRODUCERS);
-    switch (random.below(22)) {
+    switch (this.#hot && random.chance(0.6) ? 8 : random.below(22)) {
       case 0:
       case 1:
         return [];
@@ -417,6 +427,8 @@ class ProgramGenerator {
           return this.#env.ring === 3 && random.chance(0.2) ? this.#pick(PRIVILEGED) : this.#pick(FAULTS);
         case 'raw':
           return this.#raw();
+        case 'wander':
+          return this.#wander();
         default:
           return this.#system();
       }
@@ -451,6 +463,15 @@ class ProgramGenerator {
     if (this.#env.flat && random.chance(0.1)) return `mov ${register}, ${random.pick(this.#islands)}`;
     // The upper half counts where addresses are 32 bits wide.
     return `mov ${bits === 16 ? `e${register}` : register}, DATA+${offset}`;
+  }
+
+  /** Moves a pointer a little: over the edge of a page, onto a device, and away again. */
+  #wander(): string {
+    const random = this.#random;
+    const register = this.#operands.pointer(this.#env.bits);
+    return random.chance(0.6)
+      ? `add ${register}, ${random.pick([1, 2, 4, 8, 16, -4, -1])}`
+      : `xor ${register}, ${random.pick([1, 2, 4, 8, 16, 32])}`;
   }
 
   #string(): string {

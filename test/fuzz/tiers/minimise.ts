@@ -78,6 +78,7 @@ export function minimise(program: Program, fails: Fails, maxRuns = 4000): Progra
       const rflags = best.rflags & ~(1 << bit);
       if (bit !== 1 && rflags !== best.rflags && attempt({ ...best, rflags })) changed = true;
     }
+    if (best.loops > 1 && attempt({ ...best, loops: best.loops >> 1 })) changed = true;
     if (best.fill !== undefined && attempt({ ...best, fill: undefined })) changed = true;
     for (const budget of [
       best.budget >> 1,

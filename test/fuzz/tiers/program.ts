@@ -44,6 +44,8 @@ export interface Program {
   readonly rflags: number;
   /** Stream of the seed that FPU, SSE state and the data pages are filled from; undefined leaves them plain. */
   readonly fill: number | undefined;
+  /** Loops go round so many times as often as the dozen they do otherwise. */
+  readonly loops: number;
   /** Instructions after which it is stopped. */
   readonly budget: number;
   readonly interruptions: readonly Interruption[];
@@ -166,7 +168,11 @@ export function load(ram: Uint8Array, program: Program, image: ProgramImage): vo
   // What bounds loops: see the generator.
   const fuel = physicalOf(WINDOW.data + FUEL, paging);
   for (let index = 0; index < FUEL_COUNT; index++)
-    view.setUint32(fuel + index * 4, 2 + ((program.seed + program.number * 7 + index * 5) % 11), true);
+    view.setUint32(
+      fuel + index * 4,
+      2 + ((program.seed + program.number * 7 + index * 5) % 11) * program.loops,
+      true,
+    );
 }
 
 /** Offset in the data window of the loop counters, and how many there are. */

@@ -11,7 +11,7 @@ import { generate } from './generator.ts';
 import { textOf } from './program.ts';
 
 const USAGE = `usage: run.ts [--seed N] [--count PROGRAMS | --blocks N | --seconds N] [--first N] [--environment A,B]
-              [--budget INSTRUCTIONS] [--size BLOCKS] [--interruptions] [--sliced] [--setting N | --self-check] [--stop-after N]
+              [--budget INSTRUCTIONS] [--size BLOCKS] [--interruptions] [--hot] [--sliced] [--setting N | --self-check] [--stop-after N]
               [--program N [--show] [--minimise]]
 settings: ${SETTINGS.map(({ name }, index) => `${index} ${name}`).join('; ')}
 environments: ${ENVIRONMENTS.map(({ name }) => name).join(' ')}`;
@@ -27,6 +27,7 @@ const { values } = parseArgs({
     budget: { type: 'string' },
     size: { type: 'string', default: '24' },
     interruptions: { type: 'boolean', default: false },
+    hot: { type: 'boolean', default: false },
     sliced: { type: 'boolean', default: false },
     setting: { type: 'string' },
     'self-check': { type: 'boolean', default: false },
@@ -59,6 +60,7 @@ function main(): number {
     ...(values.budget !== undefined && { budget: whole('budget', values.budget) }),
     ...(environments !== undefined && { environments }),
     ...(values.interruptions && { interruptions: true }),
+    ...(values.hot && { hot: true }),
   };
   const chosen = values.setting === undefined ? undefined : SETTINGS[whole('setting', values.setting)];
   // Tier 0 against itself: what differs there is no translator's fault.
@@ -110,7 +112,9 @@ function main(): number {
       `ended by ${[...summary.ends].map(([end, count]) => `${end} ${count}`).join(', ')}; ${summary.failures.length} differ`,
   );
   for (const [index, statistics] of summary.statistics.entries())
-    console.log(`${settings[index]?.name}: ${JSON.stringify(statistics)}`);
+    console.log(
+      `${settings[index]?.name}: ${JSON.stringify(statistics)}, adaptations ${JSON.stringify(summary.adaptations[index])}`,
+    );
   return summary.failures.length > 0 ? 1 : 0;
 }
 

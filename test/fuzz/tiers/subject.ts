@@ -89,6 +89,11 @@ export class Subject {
     return this.engine.translatorStatistics();
   }
 
+  /** Adaptations of translated code by kind, so far. */
+  get adaptations(): Readonly<Record<string, number>> {
+    return this.cpu.accounting.snapshot().details.adaptation ?? {};
+  }
+
   /** Exceptions and interrupts the guest's handlers counted in the last run. */
   get exceptions(): number {
     const at = PHYSICAL.variables + VARIABLE.count;

@@ -2,9 +2,9 @@
  * Random programs on both tiers of the software engine: the same final state, instruction count, exceptions and
  * device accesses.
  *
- * SWITCHYARD_FUZZ_CASES: blocks to run (default 2,500 in the first test, a quarter in the others).
+ * SWITCHYARD_FUZZ_CASES: blocks to run (default 2,500 in the first test, less in the others).
  * SWITCHYARD_FUZZ_SEED: the seed (default 1). A failure names seed and program, which `test/fuzz/tiers/run.ts` runs
- * again: node test/fuzz/tiers/run.ts --seed S --program N [--interruptions] [--sliced] [--minimise].
+ * again: node test/fuzz/tiers/run.ts --seed S --program N [--interruptions] [--hot] [--sliced] [--minimise].
  */
 import { describe, expect, it } from 'vitest';
 import { compareTiers, describeFailure, SETTINGS } from './driver.ts';
@@ -55,6 +55,10 @@ describe('random programs', () => {
 
   it('do the same with interrupts at random instruction counts', () => {
     check(1 / 4, { interruptions: true, first: 1_000_000 });
+  }, 3_600_000);
+
+  it('do the same in loops that go round for long, where instructions are adapted', () => {
+    check(1 / 6, { hot: true, first: 3_000_000 });
   }, 3_600_000);
 
   it('do the same in slices of any size', () => {
