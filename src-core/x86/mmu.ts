@@ -128,9 +128,15 @@ export class Mmu {
   }
 
   #tableWritten(arena: number, size: number): void {
-    this.#cpu.accounting.count('trace');
-    this.#cpu.accounting.detail('trace', 'page table');
+    this.#countTrace('page table');
     this.#spaces?.written(arena, size);
+  }
+
+  #countTrace(reason: string, times = 1): void {
+    if (times === 0) return;
+    const { accounting } = this.#cpu;
+    accounting.count('trace', times);
+    accounting.detail('trace', reason, times);
   }
 
   /** INVLPG: drops the translations of the page that contains `lin`, whatever its size. */
@@ -157,16 +163,8 @@ export class Mmu {
   collectCounts(): void {
     const { accounting } = this.#cpu;
     accounting.count('tlbFill', this.#take(MMU.fills));
-    const besideCode = this.#take(MMU.storesBesideCode);
-    if (besideCode > 0) {
-      accounting.count('trace', besideCode);
-      accounting.detail('trace', 'data beside code', besideCode);
-    }
-    const unused = this.#take(MMU.tableStores);
-    if (unused > 0) {
-      accounting.count('trace', unused);
-      accounting.detail('trace', 'unused page table entry', unused);
-    }
+    this.#countTrace('data beside code', this.#take(MMU.storesBesideCode));
+    this.#countTrace('unused page table entry', this.#take(MMU.tableStores));
   }
 
   #take(counter: number): number {
@@ -420,7 +418,10 @@ export class Mmu {
     }
     this.#memory.copy(from, arena, size);
     const watched = this.#tlb.watched(arena >>> 12);
-    if ((watched & PAGE_FLAG.code) !== 0) this.onCodeWrite(arena, size);
+    if ((watched & PAGE_FLAG.code) !== 0) {
+      this.#countTrace('code');
+      this.onCodeWrite(arena, size);
+    }
     if ((watched & PAGE_FLAG.table) !== 0) this.#tableWritten(arena, size);
   }
 
@@ -543,15 +544,6 @@ export class Mmu {
       each(at, done, size);
       done += size;
     }
-  }
-
-  /** An aligned 32-bit word of physical memory; what is no plain memory reads all ones. */
-  physRead32(phys: number): number {
-    return this.#memory.read32(phys) >>> 0;
-  }
-  /** Writes an aligned 32-bit word of physical memory; what is no plain memory swallows it. */
-  physWrite32(phys: number, value: number): void {
-    this.#memory.write32(phys, value);
   }
 
   /**
