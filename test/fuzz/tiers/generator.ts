@@ -8,7 +8,7 @@ import type { Form } from '../forms.ts';
 import { Random } from '../random.ts';
 import { integer } from '../values.ts';
 import type { Halves } from '../values.ts';
-import { basesOf, ENVIRONMENTS, hasPaging, hasSyscall, hasSysenter, originsOf } from './environment.ts';
+import { basesOf, ENVIRONMENTS, hasSyscall, hasSysenter, originsOf } from './environment.ts';
 import type { Environment } from './environment.ts';
 import {
   DATA,
@@ -22,7 +22,8 @@ import {
 } from './layout.ts';
 import { CONDITIONS, Operands, sized } from './operands.ts';
 import { FUEL, FUEL_COUNT } from './program.ts';
-import type { Block, Interruption, PatchSlot, Program } from './program.ts';
+import { PatchPieces } from './patches.ts';
+import type { Block, Interruption, Program } from './program.ts';
 import {
   CONSUMERS,
   FAULTS,
@@ -57,8 +58,6 @@ const BUDGET = 4000;
 const BUDGET_LONG = 160_000;
 const HOT_BLOCKS = 6;
 const BLOCKS = 24;
-/** ADD OR ADC SBB AND SUB XOR CMP MOV of a register to a register, 16 or 32 bits. */
-const ARITHMETIC_OPCODES = [0x01, 0x09, 0x11, 0x19, 0x21, 0x29, 0x31, 0x39, 0x89];
 const FLAG_IF = 0x200;
 const FLAGS_STATUS = 0x8d5;
 
@@ -89,7 +88,7 @@ class ProgramGenerator {
   readonly #number: number;
   readonly #env: Environment;
   readonly #operands: Operands;
-  readonly #slots: PatchSlot[] = [];
+  readonly #patches: PatchPieces;
   readonly #islands: string[] = [];
   /** Blocks of the main part; functions follow. */
   readonly #main: number;
@@ -116,6 +115,7 @@ class ProgramGenerator {
     this.#functions = random.below(4);
     for (let index = 0; index < 3; index++) this.#islands.push(`V${index}`);
     this.#operands = new Operands(random, this.#env, this.#islands);
+    this.#patches = new PatchPieces(random, this.#env, () => this.#local());
     const some = (share: number, weight: number): number => (random.chance(share) ? weight : 0);
     this.#weights = {
       integer: 60,
@@ -155,7 +155,7 @@ class ProgramGenerator {
       // Somewhere before the end of the first page, so that the code crosses it.
       start: random.chance(0.7) ? 0x1000 - random.below(1200) : random.below(0xc00),
       blocks,
-      slots: this.#slots,
+      slots: this.#patches.slots,
       registers,
       rflags:
         2 |
@@ -422,7 +422,9 @@ class ProgramGenerator {
         case 'string':
           return this.#string();
         case 'patch':
-          return random.chance(0.5) || this.#slots.length === 0 ? this.#slot() : this.#patch();
+          return random.chance(0.5) || this.#patches.slots.length === 0
+            ? this.#patches.slot()
+            : this.#patches.patch();
         case 'fault':
           return this.#env.ring === 3 && random.chance(0.2) ? this.#pick(PRIVILEGED) : this.#pick(FAULTS);
         case 'raw':
@@ -581,90 +583,5 @@ class ProgramGenerator {
       return `mov edx, ${back}\nmov ecx, esp\nsysenter\n${back}:`;
     }
     return `mov al, ${random.below(SERVICE_COUNT)}\nint ${VECTOR_SERVICE}`;
-  }
-
-  // ---- code that is overwritten ----------------------------------------------------------------------------------
-
-  /** An instruction that others overwrite. */
-  #slot(): string {
-    const random = this.#random;
-    const { bits } = this.#env;
-    const label = `P${this.#slots.length}`;
-    const add = (back: number, size: number, holds: PatchSlot['holds'] = 'immediate'): void => {
-      this.#slots.push({ label, back, size, holds });
-    };
-    const name = random.pick(['ax', 'cx', 'dx']);
-    switch (random.below(6)) {
-      case 0:
-        add(4, 4);
-        return `mov e${name}, 0x11223344\n${label}:`;
-      case 1:
-        add(1, 1);
-        return `${random.pick(['add', 'xor', 'sub', 'adc', 'cmp'])} e${name}, 5\n${label}:`;
-      case 2:
-        add(4, 4);
-        return `add ${bits === 64 ? 'r' : 'e'}${random.pick(['cx', 'dx'])}, 0x12345678\n${label}:`;
-      case 3: {
-        // A branch over something, whose condition changes.
-        const over = this.#local();
-        add(2, 1, 'branch');
-        return `j${random.pick(CONDITIONS)} short ${over}\n${label}: inc e${name}\n${over}:`;
-      }
-      case 4:
-        // The opcode of an arithmetic instruction on registers.
-        add(2, 1, 'arithmetic');
-        return `add_rm${bits === 16 ? 16 : 32}_r${bits === 16 ? 16 : 32} ${sized(name, bits === 16 ? 16 : 32)}, ${sized('bx', bits === 16 ? 16 : 32)}\n${label}:`;
-      default:
-        add(1, 1);
-        return `mov ${name.charAt(0)}l, 7\n${label}:`;
-    }
-  }
-
-  /** A store to a slot, or a slot right after its own patch. */
-  #patch(): string {
-    const random = this.#random;
-    if (!random.chance(0.3)) return this.#store(random.pick(this.#slots));
-    const next = this.#slot();
-    return this.#slots
-      .slice(-1)
-      .map((slot) => `${this.#store(slot)}\n${next}`)
-      .join('\n');
-  }
-
-  #store({ label, back, size, holds }: PatchSlot): string {
-    const random = this.#random;
-    const { bits, flat } = this.#env;
-    const paging = hasPaging(this.#env);
-    const place = `${label}-${back}`;
-    const ways = [`[fs:${place}-CODE]`];
-    if (paging) ways.push(`[gs:${place}-CODE]`);
-    if (flat) {
-      const relative = bits === 64 ? 'rip+' : '';
-      ways.push(`[${relative}${place}]`, `[${relative}${place}+ALIAS]`);
-    }
-    const memory = random.pick(ways);
-    if (holds !== 'immediate') {
-      const opcodes = holds === 'branch' ? CONDITIONS.map((_, index) => 0x70 + index) : ARITHMETIC_OPCODES;
-      return `mov byte ${memory}, ${random.pick(opcodes)}`;
-    }
-    const keyword = size === 1 ? 'byte' : random.pick(['byte', 'word', 'dword']);
-    const register = { byte: 'al', word: 'ax', dword: 'eax' }[keyword] ?? 'al';
-    switch (random.below(6)) {
-      case 0:
-        return `mov ${keyword} ${memory}, ${random.below(100)}`;
-      case 1:
-        return `inc ${keyword} ${memory}`;
-      case 2:
-        return `xor ${keyword} ${memory}, ${random.below(100)}`;
-      case 3:
-        return `mov ${memory}, ${register}`;
-      case 4:
-        return `add ${memory}, ${register}`;
-      default:
-        if (!flat) return `xchg ${memory}, ${register}`;
-        return bits === 64
-          ? `lea rdi, [rip+${place}]\nmov ecx, ${Math.min(size, 2)}\nrep stosb`
-          : `mov edi, ${place}\nmov ecx, ${Math.min(size, 2)}\nrep stosb`;
-    }
   }
 }
