@@ -9,13 +9,13 @@ export function engineInfos(): EngineInfo[] {
       kind: 'software',
       label: engineLabels.software,
       available: true,
-      detail: 'Interpreter compiled to WebAssembly; runs on any host.',
+      detail: 'Interpreter, and a translator of hot code to WebAssembly; runs on any host.',
     },
     {
       kind: 'hardware',
       label: engineLabels.hardware,
       available: false,
-      detail: 'This version of Switchyard does not have the hardware engine yet.',
+      detail: 'In this version only the command line can use it (run --engine hardware; probe tells what this host can do).',
     },
   ];
 }
