@@ -15,7 +15,8 @@ export function engineInfos(): EngineInfo[] {
       kind: 'hardware',
       label: engineLabels.hardware,
       available: false,
-      detail: 'In this version only the command line can use it (run --engine hardware; probe tells what this host can do).',
+      detail:
+        'In this version only the command line can use it (run --engine hardware; probe tells what this host can do).',
     },
   ];
 }
