@@ -102,8 +102,8 @@ describe('WebAssembly', () => {
 });
 
 describe('a machine', () => {
-  /** Counts to 100,000 in a loop of three instructions, then powers off: mov ecx, n; again: add eax, 3; dec ecx; jnz again. */
-  const counting = [0xb9, 0xa0, 0x86, 0x01, 0x00, 0x83, 0xc0, 0x03, 0x49, 0x75, 0xfa];
+  /** Counts to ten million, so that it is translated while it runs, in a loop of three instructions, then powers off: mov ecx, n; again: add eax, 3; dec ecx; jnz again. */
+  const counting = [0xb9, 0x80, 0x96, 0x98, 0x00, 0x83, 0xc0, 0x03, 0x49, 0x75, 0xfa];
 
   test('its hot loop is found, and shown in full as it was translated', async () => {
     const machine = new Machine({
