@@ -206,6 +206,13 @@ const ERROR_SUMMARY = 0x80;
 
 export const KNOWN_DIFFERENCES: readonly KnownDifference[] = [
   {
+    // Where ASLR puts the host process's stack and vDSO, the guest has nothing.
+    reason: 'the host process has memory of its own at this address',
+    parts: ['all'],
+    applies: ({ actual }) =>
+      actual.vector === 14 && actual.cr2 >= 0x7f00_0000_0000n && actual.cr2 < 0x8000_0000_0000n,
+  },
+  {
     parts: ['fip', 'fdp', 'fop'],
     reason:
       'the host saves the x87 exception pointers as 0 while no exception is pending (AMD64 APM vol. 2, 11.4.4)',
