@@ -1,10 +1,10 @@
-import { MMU } from '../x86/layout.ts';
+import { MMU, TLB } from '../x86/layout.ts';
 
 const KIB = 1024;
 const MIB = 1024 * KIB;
 const WASM_PAGE = 64 * KIB;
 
-/** Where things stand in the arena, bytes from its start. The vCPU state and TLBs come first (x86/layout.ts). */
+/** Where things stand in the arena, bytes from its start. The vCPU state comes first (x86/layout.ts). */
 export const ARENA = {
   /** Page-aligned room for the mapped kvm_run structure. */
   kvmRun: 0x70000,
@@ -23,7 +23,8 @@ export const ARENA = {
   romSize: 16 * MIB,
   /** What is known of each page of the arena (PAGE_RECORD in x86/layout.ts), itself included. */
   pages: 64 * MIB,
-  pagesSize: 16 * MIB,
+  pagesSize: 13 * MIB,
+  // The TLB is next (TLB and MMU in x86/layout.ts), up to RAM.
   /** Guest RAM from here on; physical address 0 is at this offset. */
   ram: 80 * MIB,
 } as const;
@@ -56,7 +57,9 @@ export class Arena {
         `memory must be a whole number of MiB from ${MEMORY_MIB_MIN} to ${MEMORY_MIB_MAX}, not ${memoryMib}`,
       );
     }
-    if (MMU.end > ARENA.kvmRun) throw new Error('arena layout: the MMU runs into kvm_run');
+    if (TLB.base < ARENA.pages + ARENA.pagesSize || MMU.end > ARENA.ram) {
+      throw new Error('arena layout: the MMU runs into its neighbours');
+    }
     this.ramSize = memoryMib * MIB;
     const pages = (ARENA.ram + this.ramSize) / WASM_PAGE;
     this.memory = new WebAssembly.Memory({ initial: pages, maximum: pages, shared: true });

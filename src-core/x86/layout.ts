@@ -186,17 +186,21 @@ export const TEMP_SIZE = 16;
 /** One past the architectural state: what a snapshot keeps is [GPR, STATE_END) plus the control words named in machine/snapshot. */
 export const STATE_END = 0x700;
 
+const TLB_BASE = 77 * 1024 * 1024;
+const TLB_ENTRIES = 4096;
+const TLB_BANK_SIZE = TLB_ENTRIES * 32;
+
 /**
- * The software TLB: direct-mapped banks of 1,024 entries of 32 bytes: user, supervisor with SMAP enforced, supervisor
+ * The software TLB: direct-mapped banks of 4,096 entries of 32 bytes (docs/BENCHMARKS.md says why so many): user, supervisor with SMAP enforced, supervisor
  * plain, then more user banks, for address spaces that wait for their turn (x86/address-spaces.ts). The pages an entry
  * allows are compared as full 64-bit linear page addresses; a tag that allows nothing is TLB_INVALID (its low bits are
  * set, so it equals no page address).
  */
 export const TLB = {
-  base: 0x10000,
-  entries: 1024,
+  base: TLB_BASE,
+  entries: TLB_ENTRIES,
   entrySize: 32,
-  bankSize: 1024 * 32,
+  bankSize: TLB_BANK_SIZE,
   banks: 10,
   /** User banks among them: bank 0 and those from 3 on. */
   userBanks: 8,
@@ -210,9 +214,9 @@ export const TLB = {
   addend: 24,
   /** u32: see TLB_FLAG. */
   flags: 28,
-  bankUser: 0x10000,
-  bankSupervisorSmap: 0x10000 + 1024 * 32,
-  bankSupervisor: 0x10000 + 2 * 1024 * 32,
+  bankUser: TLB_BASE,
+  bankSupervisorSmap: TLB_BASE + TLB_BANK_SIZE,
+  bankSupervisor: TLB_BASE + 2 * TLB_BANK_SIZE,
 } as const;
 export const TLB_INVALID = -1n;
 export const TLB_END = TLB.base + TLB.banks * TLB.bankSize;
@@ -230,30 +234,33 @@ export const TLB_FLAG = {
   sizeShift: 8,
 } as const;
 
+const LIST_SIZE = TLB_ENTRIES * 2;
+const LISTS_END = TLB_END + TLB.banks * 2 * LIST_SIZE;
+
 /** What the MMU keeps for TypeScript and wasm alike, beside the TLB. */
 export const MMU = {
   /**
-   * Two lists for each bank, u16 [1024] each: entries filled as global since they were last flushed, then the others,
+   * Two lists of entries for each bank, u16 each: those filled as global since they were last flushed, then the others,
    * so that a flush costs what was filled since the last.
    */
   lists: TLB_END,
-  listSize: 0x800,
+  listSize: LIST_SIZE,
   /** u32 [2] for each bank: how long its lists are. */
-  listLengths: TLB_END + 0xa000,
+  listLengths: LISTS_END,
   /** u8 [3][1024]: 1 where an entry may be part of a 2 MiB, 4 MiB or 1 GiB page with that number modulo 1024. */
-  largeParts: TLB_END + 0xa100,
+  largeParts: LISTS_END + 0x100,
   /** u32: plain RAM ends here below 1 MiB, and so many bytes of it follow from 1 MiB on (see PhysicalMemory). */
-  lowRamEnd: TLB_END + 0xad00,
-  highRamSize: TLB_END + 0xad04,
+  lowRamEnd: LISTS_END + 0xd00,
+  highRamSize: LISTS_END + 0xd04,
   /** u32: 1 while data breakpoints are enabled: TypeScript does every access the TLB misses. */
-  watching: TLB_END + 0xad08,
+  watching: LISTS_END + 0xd08,
   /** u32: bit of the current address space in PAGE_RECORD.spaces, 0 while translations are not kept over MOV to CR3. */
-  space: TLB_END + 0xad0c,
+  space: LISTS_END + 0xd0c,
   /** u32 counters that TypeScript collects (Mmu.collectCounts): entries filled, stores beside code, to page tables. */
-  fills: TLB_END + 0xad10,
-  storesBesideCode: TLB_END + 0xad14,
-  tableStores: TLB_END + 0xad18,
-  end: TLB_END + 0xad20,
+  fills: LISTS_END + 0xd10,
+  storesBesideCode: LISTS_END + 0xd14,
+  tableStores: LISTS_END + 0xd18,
+  end: LISTS_END + 0xd20,
 } as const;
 
 /** What is known of each 4 KiB page of the arena: 16 bytes at ARENA.pages + 16 * (arena address >> 12). */

@@ -35,7 +35,7 @@ function access(
 ): { value: number } | { code: number } {
   const { cpu } = v;
   const bank = cpu.get32(CTL.tlbBank);
-  const entry = bank + (Math.floor(lin / 0x1000) & 1023) * TLB.entrySize;
+  const entry = bank + (Math.floor(lin / 0x1000) & (TLB.entries - 1)) * TLB.entrySize;
   const tag = BigInt.asIntN(64, cpu.get64(entry + (write ? TLB.writeTag : TLB.readTag)));
   const [lo, hi] = [Number(BigInt.asIntN(32, BigInt(lin))), Math.floor(lin / 2 ** 32)];
   const hit = tag === BigInt(lin) - (BigInt(lin) & 0xfffn);

@@ -47,12 +47,12 @@ describe('MMU', () => {
 
   /** Whether the TLB bank in force lets wasm go straight to RAM. */
   function hit(lin: number, tag: number, bank = v.cpu.get32(CTL.tlbBank)): boolean {
-    const entry = bank + (Math.floor(lin / 0x1000) & 1023) * TLB.entrySize;
+    const entry = bank + (Math.floor(lin / 0x1000) & (TLB.entries - 1)) * TLB.entrySize;
     return v.cpu.i64[(entry + tag) >> 3] === BigInt(lin) - BigInt.asUintN(12, BigInt(lin));
   }
   /** The arena address the TLB gives for a hit. */
   function throughTlb(lin: number): number {
-    const entry = v.cpu.get32(CTL.tlbBank) + (Math.floor(lin / 0x1000) & 1023) * TLB.entrySize;
+    const entry = v.cpu.get32(CTL.tlbBank) + (Math.floor(lin / 0x1000) & (TLB.entries - 1)) * TLB.entrySize;
     return (lin + v.cpu.get32(entry + TLB.addend)) >>> 0;
   }
 
