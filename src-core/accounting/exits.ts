@@ -73,6 +73,7 @@ export class ExitAccounting {
   readonly #details = new Map<ExitReason, Map<string, number>>();
   readonly #time = new Map<TimeCategory, number>();
   instructions = 0;
+  #other: ExitAccounting | undefined;
 
   constructor() {
     for (const key of EXIT_REASON_KEYS) {
@@ -91,12 +92,25 @@ export class ExitAccounting {
     return counters;
   }
 
+  /**
+   * Has exits counted and timed there instead, until that is ended with undefined: an engine that another one uses to
+   * execute its guest does not take exits of its own. Time by category and instructions are not diverted.
+   */
+  divert(to: ExitAccounting | undefined): void {
+    this.#other = to;
+  }
+
   count(reason: ExitReason, times = 1): void {
-    this.#of(reason).count += times;
+    if (this.#other) this.#other.count(reason, times);
+    else this.#of(reason).count += times;
   }
 
   /** Adds the measured duration of one exit (which `count` counts separately). */
   addTime(reason: ExitReason, ns: number): void {
+    if (this.#other) {
+      this.#other.addTime(reason, ns);
+      return;
+    }
     const counters = this.#of(reason);
     counters.timedCount++;
     counters.ns += ns;
@@ -105,6 +119,10 @@ export class ExitAccounting {
   }
 
   detail(reason: ExitReason, key: string, times = 1): void {
+    if (this.#other) {
+      this.#other.detail(reason, key, times);
+      return;
+    }
     let details = this.#details.get(reason);
     if (!details) this.#details.set(reason, (details = new Map<string, number>()));
     details.set(key, (details.get(key) ?? 0) + times);

@@ -68,6 +68,7 @@ import {
   TLB,
   XCR0,
 } from './layout.ts';
+import type { Intercepts } from './intercepts.ts';
 import { MODE } from './mode.ts';
 import { Mmu } from './mmu.ts';
 
@@ -133,6 +134,8 @@ export class Cpu {
   onAttention: () => void = () => undefined;
   /** Instructions retired since power-on, exact also while a callout runs (set by the engine). */
   instructionCount: () => number = () => 0;
+  /** What hears of events before they are delivered, while an engine models hardware virtualization. */
+  intercepts: Intercepts | undefined;
 
   constructor({ arena, memory, ports, clock, interrupts, accounting }: CpuParts) {
     this.arena = arena;

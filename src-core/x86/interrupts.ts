@@ -80,6 +80,7 @@ export function deliverInterrupt(cpu: Cpu, vector: number, options: EventOptions
   }
   cpu.accounting.count('interrupt');
   cpu.accounting.detail('interrupt', INTERRUPT_NAMES[vector]!);
+  cpu.intercepts?.interrupt(vector, type === 'nmi');
   try {
     enter(cpu, vector, type, NO_CODE, rip);
   } catch (fault) {
@@ -111,6 +112,7 @@ export function deliverException(
       accounting.count('exception');
       accounting.detail('exception', EXCEPTION_NAMES[current] ?? `${current}`);
     }
+    cpu.intercepts?.exception(current, code);
     try {
       enter(cpu, current, 'exception', pushesErrorCode(current) ? code : NO_CODE, rip);
       return 'delivered';

@@ -3,6 +3,7 @@ import { AddressSpaces } from './address-spaces.ts';
 import { CR4_PAE, CR4_SMAP } from './bits.ts';
 import { dataBreakpoints, hasDataBreakpoints } from './debug.ts';
 import { GuestFault, VECTOR } from './faults.ts';
+import type { MemoryObserver } from './intercepts.ts';
 import { CR2, CR3, CR4, CTL, MMU, PAGE_FLAG, TLB } from './layout.ts';
 import { MODE } from './mode.ts';
 import { ACCESS, isUserBank, PageWalker, PDPTE, readPdptes, type Access } from './paging.ts';
@@ -54,6 +55,9 @@ export class Mmu {
   #phys = 0;
   /** Any data breakpoint is enabled: slow accesses look for hits, watched pages are not cached. */
   #watching = false;
+  #observer: MemoryObserver | undefined;
+  /** Address spaces were kept before an observer came. */
+  #keptBefore = false;
   /** What `#tryFill` caches: one object for all of them. */
   readonly #translation: Translation = {
     arena: 0,
@@ -89,7 +93,7 @@ export class Mmu {
     this.#tlb.flush();
     this.#memory.forget();
     this.#watching = hasDataBreakpoints(this.#cpu);
-    this.#i32[MMU.watching >> 2] = this.#watching ? 1 : 0;
+    this.#i32[MMU.watching >> 2] = this.#watching || this.#observer ? 1 : 0;
     this.#spaces?.reset();
     this.#useBank(this.#spaces?.bank ?? TLB.bankUser);
   }
@@ -124,12 +128,48 @@ export class Mmu {
 
   /** Something other than the vCPU changed these bytes of the arena. */
   memoryChanged(arena: number, size: number): void {
-    if ((this.#tlb.watched(arena >>> 12) & PAGE_FLAG.table) !== 0) this.#tableWritten(arena, size);
+    if ((this.#tlb.watched(arena >>> 12) & PAGE_FLAG.table) !== 0) this.#tableWritten(arena, size, false);
   }
 
-  #tableWritten(arena: number, size: number): void {
+  #tableWritten(arena: number, size: number, byGuest: boolean): void {
     this.#countTrace('page table');
     this.#spaces?.written(arena, size);
+    this.#observer?.tableWritten(arena, size, byGuest);
+  }
+
+  // ---- for a model of hardware virtualization ----
+
+  /** Tells `observer` of every walk and traced store from now on; undefined ends that. Drops everything cached. */
+  observe(observer: MemoryObserver | undefined): void {
+    // The model traces page tables itself, and MOV to CR3 drops translations on what it models.
+    if (observer && !this.#observer) {
+      this.#keptBefore = this.#spaces !== undefined;
+      this.keepAddressSpaces(false);
+    }
+    const ended = this.#observer && !observer;
+    this.#observer = observer;
+    this.#memory.onDevice = (phys, size, write) => observer?.device(phys, size, write);
+    if (ended) this.keepAddressSpaces(this.#keptBefore);
+    else this.flush();
+  }
+
+  /** Drops all cached translations, those of global pages too. */
+  dropTranslations(): void {
+    this.#tlb.flush();
+  }
+
+  /** Traces stores to a page of the arena: MemoryObserver.tableWritten hears of them. */
+  traceTable(arenaPage: number): void {
+    this.#tlb.protect(arenaPage, PAGE_FLAG.table);
+  }
+
+  untraceTable(arenaPage: number): void {
+    this.#tlb.unprotect(arenaPage, PAGE_FLAG.table);
+  }
+
+  /** Arena address of plain, writable memory at a physical address; -1 where there is none. */
+  plainMemory(phys: number): number {
+    return this.#memory.arenaOf(phys, true);
   }
 
   #countTrace(reason: string, times = 1): void {
@@ -209,6 +249,7 @@ export class Mmu {
     if (!walker.walk(lin, access, bank)) return false;
     const memory = this.#memory;
     const arena = memory.arenaOf(walker.phys, false);
+    if (this.#observer) this.#tell(this.#observer, lin, access, bank, arena);
     if (arena < 0) return true;
 
     let readable = walker.allows(ACCESS.read, bank);
@@ -229,6 +270,12 @@ export class Mmu {
     this.#tlb.put(lin, bank, translation);
     if (this.#spaces && isUserBank(bank)) this.#traceTables(lin, this.#spaces);
     return true;
+  }
+
+  #tell(observer: MemoryObserver, lin: number, access: Access, bank: number, arena: number): void {
+    const writable = this.#memory.arenaOf(this.#walker.phys, true) >= 0;
+    const known = this.#tlb.lookup(lin, TLB.readTag, bank) >= 0;
+    observer.walked(lin, access, this.#walker, arena, writable, known);
   }
 
   /** The translation just made depends on these tables. */
@@ -422,7 +469,7 @@ export class Mmu {
       this.#countTrace('code');
       this.onCodeWrite(arena, size);
     }
-    if ((watched & PAGE_FLAG.table) !== 0) this.#tableWritten(arena, size);
+    if ((watched & PAGE_FLAG.table) !== 0) this.#tableWritten(arena, size, true);
   }
 
   #watch(lin: number, size: number, write: boolean): void {

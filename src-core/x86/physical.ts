@@ -23,6 +23,8 @@ export class PhysicalMemory {
   readonly #u8: Uint8Array;
   /** A store touched a page with translated code; called after the store with the arena address and the bytes. */
   onCodeWrite: (arenaAddress: number, size: number) => void = () => undefined;
+  /** Called before an access of deviceRead or deviceWrite. */
+  onDevice: (phys: number, size: number, write: boolean) => void = () => undefined;
 
   /**
    * Direct-mapped memo of MemoryBus.backing: physical page number, then arena address of the page with bit 0 set
@@ -106,6 +108,7 @@ export class PhysicalMemory {
 
   /** Reads 1..16 bytes that do not cross a page through the bus, to an arena address. Accounted as one MMIO exit. */
   deviceRead(phys: number, to: number, size: number): void {
+    this.onDevice(phys, size, false);
     const started = this.#enter(phys);
     const step = pieceSize(phys, size);
     for (let done = 0; done < size; done += step) {
@@ -119,6 +122,7 @@ export class PhysicalMemory {
 
   /** Writes 1..16 bytes that do not cross a page through the bus, from an arena address. */
   deviceWrite(phys: number, from: number, size: number): void {
+    this.onDevice(phys, size, true);
     const started = this.#enter(phys);
     const step = pieceSize(phys, size);
     for (let done = 0; done < size; done += step) {

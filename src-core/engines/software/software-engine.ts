@@ -1,7 +1,7 @@
 import type { ExitReason } from '../../accounting/exits.ts';
 import type { Arena } from '../../machine/arena.ts';
 import { FLAG_RF, FLAG_TF } from '../../x86/bits.ts';
-import { callouts } from '../../x86/callout.ts';
+import { type CalloutFunction, callouts } from '../../x86/callout.ts';
 import { type TranslatorOptions, translatorOptionsSchema } from '../../protocol/machine-config.ts';
 import type { Cpu } from '../../x86/cpu.ts';
 import { INSTRUCTION_BYTES_MAX, isPrefix } from '../../x86/decoder.ts';
@@ -10,6 +10,7 @@ import { GuestFault, VECTOR } from '../../x86/faults.ts';
 import { deliverException, deliverInterrupt } from '../../x86/interrupts.ts';
 import { CTL, DR7, FLAGS_SYSTEM, RIP } from '../../x86/layout.ts';
 import { BLOCK_INSTRUCTIONS_MAX, liftBlock } from '../../x86/lift/block.ts';
+import type { Intercepts } from '../../x86/intercepts.ts';
 import { codeSizeOf, MODE } from '../../x86/mode.ts';
 import { ACCESS, type Mmu, SLOW } from '../../x86/mmu.ts';
 import { getSigned } from '../../x86/words.ts';
@@ -78,6 +79,9 @@ export class SoftwareEngine implements Engine {
   readonly #calloutCounts: Float64Array;
   readonly #calloutTicks: Uint32Array;
   readonly #calloutReasons: ExitReason[];
+  /** What is executed for each callout. */
+  #calloutFunctions: CalloutFunction[];
+  #intercepted = false;
   /** Everything cached must go as soon as no block is being executed. */
   #flushPending = false;
 
@@ -118,6 +122,7 @@ export class SoftwareEngine implements Engine {
     this.#calloutCounts = new Float64Array(table.length);
     this.#calloutTicks = new Uint32Array(table.length);
     this.#calloutReasons = table.map(({ reason }) => reason);
+    this.#calloutFunctions = table.map(({ run }) => run);
     const pages = arena.buffer.byteLength / WASM_PAGE;
     const instance = new WebAssembly.Instance(interpreterModule(pages), {
       env: {
@@ -476,7 +481,8 @@ export class SoftwareEngine implements Engine {
     while (reason === EXIT.adapt) {
       const uop = this.#cpu.get32(CTL.exitUop);
       const left = this.#blocks.at(this.#cpu.get32(CTL.currentBlock));
-      this.#translate(() => this.#translator.left(left, uop));
+      // An access that is translated as a callout would show a model registers that lag behind.
+      if (!this.#intercepted) this.#translate(() => this.#translator.left(left, uop));
       this.#cpu.i32[CTL.callDepth >> 2] = 0;
       reason = this.#interpret(0, uop);
     }
@@ -541,7 +547,7 @@ export class SoftwareEngine implements Engine {
     const started = ++this.#calloutTicks[id]! % TIMED_EVERY === 0 ? performance.now() : -1;
     this.#inCallout = true;
     try {
-      callouts()[id]!.run(
+      this.#calloutFunctions[id]!(
         cpu,
         u16[at + 1]!,
         u16[at + 2]!,
@@ -563,6 +569,27 @@ export class SoftwareEngine implements Engine {
         this.#exitNs += ns * TIMED_EVERY;
       }
     }
+  }
+
+  /**
+   * Puts a model of hardware virtualization between the guest's code and what it asks of the processor, or (undefined)
+   * takes it away. Between runs only.
+   */
+  intercept(intercepts: Intercepts | undefined): void {
+    this.#calloutFunctions = callouts().map((callout) => intercepts?.wrap(callout) ?? callout.run);
+    this.#intercepted = intercepts !== undefined;
+    this.#cpu.intercepts = intercepts;
+    this.#cpu.mmu.observe(intercepts);
+  }
+
+  /** RIP of the instruction that is being executed, and of the next, also while TypeScript runs on wasm's stack. */
+  position(): { rip: bigint; next: bigint } {
+    const cpu = this.#cpu;
+    if (!this.#inCallout) return { rip: cpu.rip, next: cpu.rip };
+    const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
+    const index = this.#instructionAt(block, cpu.get32(CTL.exitUop));
+    const next = block.instructions[index + 1]?.offset ?? block.bytes;
+    return { rip: this.#ipAt(block, block.instructions[index]!.offset), next: this.#ipAt(block, next) };
   }
 
   /** Splits the time of a run. */
