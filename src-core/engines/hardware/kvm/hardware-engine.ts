@@ -376,10 +376,11 @@ export class HardwareEngine implements Engine {
     // Told where KVM will write its next exit.
     const instruction = refusedInstruction(cpu);
     this.#readRegisters();
-    const event = this.#residence.borrow();
     const count = this.#fallback.begin();
+    const known = count === 1 && instruction !== undefined;
+    const event = this.#residence.borrow(known);
     if (event && this.#deliver(event)) return 'shutdown';
-    const alone = count === 1 && !event && instruction !== undefined;
+    const alone = known && !event;
     if (!alone || mayWriteMemory(instruction, codeSizeOf(cpu.get32(CTL.modeKey)))) {
       this.#residence.markStale();
     }

@@ -112,9 +112,17 @@ export class Residence {
     return event;
   }
 
-  /** Like `leave`, for a few instructions of the software engine, after which `giveBack` follows. */
-  borrow(): InjectedEvent | undefined {
+  /**
+   * Like `leave`, for a few instructions of the software engine, after which `giveBack` follows.
+   * @param known only an instruction that is known, which has nothing to do with what takes calls to find out
+   */
+  borrow(known: boolean): InjectedEvent | undefined {
     const event = this.#importRegisters();
+    if (!known) {
+      // Others may hold SWAPGS or RDTSC.
+      importMsrs(this.#cpu, this.#vcpu);
+      importTsc(this.#cpu, this.#vcpu);
+    }
     for (const key of WATCHED_KEYS) {
       const { from, to } = WATCHED[key];
       this.#before[key].set(this.#cpu.u8.subarray(from, to));
