@@ -8,9 +8,13 @@ export default defineConfig({
   main: {
     build: {
       outDir: 'out/main',
-      // vm-process is a program of its own: the utility process of one VM.
+      // Programs of their own, run as utility processes: of one VM, and the one that tries the hardware out.
       rolldownOptions: {
-        input: { electron: at('src-main/electron.ts'), 'vm-process': at('src-main/vm-process.ts') },
+        input: {
+          electron: at('src-main/electron.ts'),
+          'vm-process': at('src-main/vm-process.ts'),
+          probe: at('src-core/engines/hardware/probe/child.ts'),
+        },
       },
     },
   },

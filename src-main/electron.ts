@@ -1,7 +1,9 @@
 import { parseArgs } from 'node:util';
 import { app, BrowserWindow, dialog, ipcMain, MessageChannelMain, type MessagePortMain } from 'electron';
+import { probeHardware } from '../src-core/engines/hardware/probe/parent.ts';
 import { PORT_MESSAGE } from '../src-core/protocol/port.ts';
 import { utilityLauncher } from './electron/launcher.ts';
+import { launchProbe } from './electron/probe.ts';
 import { isOurPage, openWindow, registerScheme, serveWindow } from './electron/window.ts';
 import { defaultDataDirectory } from './host/data-directory.ts';
 import type { Host } from './host/host.ts';
@@ -34,6 +36,7 @@ async function start(): Promise<void> {
       kind: 'electron',
       versions: { ...versions(), electron: process.versions.electron, chromium: process.versions.chrome },
       launch: utilityLauncher(),
+      probe: () => probeHardware({ launch: launchProbe }),
       pickFile,
       onFault: (error) => process.stderr.write(`Fault: ${error.stack ?? error.message}\n`),
     });

@@ -2,6 +2,7 @@ import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import { probeHardware } from '../src-core/engines/hardware/probe/parent.ts';
 import { defaultDataDirectory } from './host/data-directory.ts';
 import { describeOpenError, openHost, type OpenHost } from './host/open.ts';
 import { forkLauncher } from './host/vm-process-handle.ts';
@@ -65,6 +66,7 @@ async function main(): Promise<number> {
       kind: 'server',
       versions: versions(),
       launch: forkLauncher(),
+      probe: () => probeHardware(),
       onFault: (error) => say(`Fault: ${error.stack ?? error.message}`),
     });
   } catch (error) {

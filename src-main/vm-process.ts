@@ -45,10 +45,7 @@ class VmProcess {
         }),
       reset: () => this.#do((machine) => machine.reset()),
       powerButton: () => this.#do((machine) => machine.powerButton()),
-      setEngine: ({ engine }) =>
-        this.#do((machine) => {
-          if (engine !== machine.engine) throw new EngineUnavailableError(engine);
-        }),
+      switchEngine: ({ target, probe }) => this.#started().switchEngine(target, probe ?? undefined),
       serialInput: ({ port, bytes }) => this.#do((machine) => machine.sendSerial(port, bytes)),
       serialAck: ({ port, length }) => this.#do((machine) => this.#acknowledge(machine, port, length)),
       saveSnapshot: ({ path }) => this.#saveSnapshot(path),
@@ -76,14 +73,18 @@ class VmProcess {
     }
   }
 
-  async #start(params: VmProcessParams<'start'>): Promise<Record<string, never>> {
+  async #start(params: VmProcessParams<'start'>): Promise<VmProcessResult<'start'>> {
     if (this.#machine) throw new Error('the machine has been started already');
-    const { config, snapshotPath, paused } = params;
-    const machine = new Machine({
-      memoryMib: config.memoryMib,
-      engine: config.engine,
-      ...loadMachineFiles(config),
-    });
+    const { config, snapshotPath, paused, probe } = params;
+    const machine = new Machine(
+      {
+        memoryMib: config.memoryMib,
+        engine: config.engine,
+        engineRefusal: 'software',
+        ...loadMachineFiles(config),
+      },
+      { probe: probe ?? undefined },
+    );
     this.#machine = machine;
     if (snapshotPath !== null) {
       await restoreSnapshot(machine, () => createReadStream(snapshotPath), {
@@ -97,10 +98,11 @@ class VmProcess {
       if (cause === 'tripleFault') this.#end({ kind: 'tripleFault' }, machine);
       else this.#report({ type: 'reset' });
     });
+    machine.on('engine', (status) => this.#report({ type: 'engine', status }));
     machine.on('ended', (end) => this.#end(end, machine));
     setInterval(() => this.#sendStatistics(machine), STATISTICS_INTERVAL_MS);
     if (!paused) machine.start();
-    return {};
+    return { engine: machine.engineStatus };
   }
 
   async #saveSnapshot(path: string): Promise<{ sizeBytes: number }> {
@@ -142,13 +144,14 @@ class VmProcess {
   }
 
   #sendStatistics(machine: Machine): void {
-    const { engine, guestNs, exits } = machine.statistics();
+    const { engine, guestNs, exits, counters } = machine.statistics();
     const { user, system } = process.cpuUsage();
     this.#report({
       type: 'statistics',
       engine,
       guestNs,
       exits,
+      counters,
       cpuMs: (user + system) / 1000,
       residentBytes: process.memoryUsage.rss(),
     });

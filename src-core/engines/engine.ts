@@ -1,3 +1,5 @@
+import type { Accelerator } from '../protocol/engine.ts';
+
 /** Why an engine gave control back to the run loop. */
 export type RunEnd =
   /** The instruction budget is used up, or a device, timer or host asked for the loop's attention. */
@@ -14,6 +16,12 @@ export type RunEnd =
  */
 export interface Engine {
   readonly kind: 'software' | 'hardware';
+  /** What the hardware engine runs guests with. */
+  readonly accelerator?: Accelerator;
+  /** Why it no longer runs the guest itself, which has gone on in software since. */
+  readonly failure?: Error | undefined;
+  /** A triple fault was found that the next `run` will report, and another engine would not. */
+  readonly shutdownPending?: boolean;
   /**
    * Executes guest code: at most `maxInstructions`, delivering pending interrupts at instruction boundaries. With
    * `exact` exactly that many when nothing else ends the run first (the instruction-count clock needs that); without,

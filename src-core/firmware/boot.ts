@@ -46,10 +46,15 @@ export interface BootRegisters {
   idt: { base: bigint; limit: number };
 }
 
+/** Operating systems whose needs are known from what they are. */
+export type GuestSystem = 'linux32' | 'linux64';
+
 /** What a boot protocol does to the machine before the first instruction. */
 export interface BootPlan {
   images: MemoryImage[];
   registers: BootRegisters;
+  /** What is booted, where that tells what it will come to use of the processor. */
+  system?: GuestSystem;
 }
 
 /** Segment attributes as in SEG_FIELD: present, code or data, accessed, with 4 KiB granularity. */

@@ -203,7 +203,8 @@ export function planLinux({ kernel, initrd, commandLine, ramSize, acpiRsdp }: Li
   descriptors.push(flatDescriptor(FLAT_DATA.attributes));
   images.push({ address: GDT, bytes: quads(descriptors) });
   if (info.is64) images.push({ address: PAGE_TABLES, bytes: identityPageTables() });
-  return { images, registers: entryRegisters(info.is64, descriptors.length) };
+  const system = info.is64 ? 'linux64' : 'linux32';
+  return { images, registers: entryRegisters(info.is64, descriptors.length), system };
 }
 
 /** As high as the kernel allows, so that it is out of the way of what the kernel unpacks. */

@@ -3,10 +3,7 @@ import { type ExitSnapshot, ExitAccounting } from '../accounting/exits.ts';
 import { DebugConsole } from '../devices/debug-console.ts';
 import { DebugExit } from '../devices/debug-exit.ts';
 import type { Uart } from '../devices/uart.ts';
-import type { Engine } from '../engines/engine.ts';
-import { KvmError } from '../engines/hardware/kvm/errors.ts';
-import { HardwareEngine } from '../engines/hardware/kvm/hardware-engine.ts';
-import { SoftwareEngine } from '../engines/software/software-engine.ts';
+import { EngineSet } from '../engines/engine-set.ts';
 import type { Translator, TranslatorStatistics } from '../engines/software/translator/translator.ts';
 import type { BootPlan, BootRegisters } from '../firmware/boot.ts';
 import { planBoot } from '../firmware/load.ts';
@@ -16,15 +13,20 @@ import {
   type MachineConfig,
   type MachineConfigInput,
 } from '../protocol/machine-config.ts';
-import type { EngineKind } from '../protocol/vm.ts';
+import type { EngineKind, EngineStatus, EngineSwitch, EngineTarget } from '../protocol/engine.ts';
+import type { HardwareProbe } from '../protocol/hardware-probe.ts';
+import type { EngineCounters } from '../protocol/vm.ts';
 import { Cpu } from '../x86/cpu.ts';
 import { MSR } from '../x86/layout.ts';
 import { Arena } from './arena.ts';
 import { Board, SERIAL_PORTS } from './board.ts';
 import { MemoryBus, PortBus } from './bus.ts';
 import { HostClock, IcountClock, type TimerClock } from './clock.ts';
+import { EngineSelector } from './engine-selector.ts';
 import { OutputBuffer } from './output.ts';
 import { RunLoop } from './run-loop.ts';
+
+export { EngineUnavailableError } from '../engines/unavailable.ts';
 
 /** What guests read as version of firmware and machine. */
 const PLATFORM_VERSION = '0.1';
@@ -59,6 +61,8 @@ export interface MachineEvents {
   logPort: [port: number, bytes: Uint8Array];
   /** The machine was reset and boots again. */
   reset: [cause: ResetCause];
+  /** The engine was changed, could not be changed as asked, or gave up. */
+  engine: [status: EngineStatus];
   /** Comes once, last. */
   ended: [end: MachineEnd];
 }
@@ -71,19 +75,16 @@ export interface MachineStatistics {
   exits: ExitSnapshot;
   /** Last POST code. */
   postCode: number;
-  /** What the software engine has translated. */
+  /** What the software engine has translated; undefined where it has not run. */
   translator: TranslatorStatistics | undefined;
+  engineStatus: EngineStatus;
+  /** What lies under the hardware engine counted, by accelerator. */
+  counters: EngineCounters;
 }
 
-/** The engine asked for can't be had. */
-export class EngineUnavailableError extends Error {
-  readonly engine: EngineKind;
-
-  constructor(engine: EngineKind, reason = 'this version cannot do that', options?: ErrorOptions) {
-    super(`the ${engine} engine is not available: ${reason}`, options);
-    this.name = 'EngineUnavailableError';
-    this.engine = engine;
-  }
+export interface MachineOptions {
+  /** What this host's hardware virtualization was found to do: guests it is not fit for are then not given to it. */
+  probe?: HardwareProbe | undefined;
 }
 
 /** One virtual machine: arena, buses, devices, vCPU and the engine that runs it. */
@@ -101,26 +102,22 @@ export class Machine extends EventEmitter<MachineEvents> {
   readonly #serialOutput = SERIAL_PORTS.map(() => new OutputBuffer());
   readonly #debugOutput = new OutputBuffer();
   readonly #logOutput = new Map<number, OutputBuffer>();
-  #engine: Engine;
+  readonly #engines: EngineSet;
+  readonly #selector: EngineSelector;
   #state: MachineState = 'created';
+  /** The vCPU is in its state at power-on. */
+  #atBoot = true;
   /** What a device asked for during the present run of the engine. */
   #request: MachineEnd | undefined;
+  /** The software engine has run the guest, or does. */
+  #softwareUsed = false;
 
   /** Checks the configuration and what it boots. Throws ZodError, BootError or EngineUnavailableError. */
-  constructor(config: MachineConfigInput) {
+  constructor(config: MachineConfigInput, { probe }: MachineOptions = {}) {
     super();
     this.config = machineConfigSchema.parse(config);
-    const { memoryMib, clock, engine, firmware, translator } = this.config;
+    const { memoryMib, clock, firmware, translator, hardware } = this.config;
     this.#bootPlan = planBoot(this.config, memoryMib * 1024 * 1024);
-    if (engine === 'hardware' && clock === 'icount') {
-      throw new EngineUnavailableError(
-        engine,
-        'hardware does not count instructions, which the icount clock needs',
-      );
-    }
-    if (engine === 'hardware' && this.config.hardware.accelerator === 'model') {
-      throw new EngineUnavailableError(engine, 'its model is not part of this version');
-    }
     this.arena = new Arena(memoryMib);
     this.memory = new MemoryBus(this.arena);
     this.clock = clock === 'icount' ? new IcountClock(() => this.cpu.instructionCount()) : new HostClock();
@@ -140,12 +137,16 @@ export class Machine extends EventEmitter<MachineEvents> {
     this.#connectCpu();
     this.#attachDebugPorts();
     if (firmware) this.memory.installRom(firmware);
-    const software = new SoftwareEngine({ arena: this.arena, cpu: this.cpu, translator });
-    this.#engine = engine === 'hardware' ? this.#makeHardware(software) : software;
-    this.memory.onRemap = () => this.#engine.flush();
+    const { arena, cpu } = this;
+    this.#engines = new EngineSet({ arena, cpu, clock, translator, hardware });
+    this.#selector = this.#selectEngine(probe);
+    this.memory.onRemap = () => this.#selector.current.flush();
     this.#loop = new RunLoop(this.clock, this.accounting, {
-      engine: () => this.#engine,
-      afterRun: () => this.#carryOutRequest(),
+      engine: () => this.#selector.current,
+      afterRun: () => {
+        this.#selector.checkFailure();
+        return this.#carryOutRequest();
+      },
       onShutdown: () => this.#resetOrEnd('tripleFault'),
       afterSlice: () => this.#flushOutput(),
       onPanic: (error) => this.#panic(error),
@@ -153,12 +154,15 @@ export class Machine extends EventEmitter<MachineEvents> {
     this.#boot();
   }
 
-  #makeHardware(software: SoftwareEngine): Engine {
+  #selectEngine(probe: HardwareProbe | undefined): EngineSelector {
+    const { cpu, config } = this;
+    const system = this.#bootPlan?.system;
+    const onChange = (): void => this.#engineChanged();
     try {
-      return new HardwareEngine({ arena: this.arena, cpu: this.cpu, software });
+      return new EngineSelector({ cpu, engines: this.#engines, config, system, probe, onChange });
     } catch (error) {
-      if (!(error instanceof KvmError)) throw error;
-      throw new EngineUnavailableError('hardware', error.message, { cause: error });
+      this.#engines.dispose();
+      throw error;
     }
   }
 
@@ -221,10 +225,32 @@ export class Machine extends EventEmitter<MachineEvents> {
   }
 
   get engine(): EngineKind {
-    return this.#engine.kind;
+    return this.#selector.current.kind;
   }
 
-  /** Lets a created machine run. */
+  /** The engine that runs the guest, why it is not the one configured, and how the latest change of it went. */
+  get engineStatus(): EngineStatus {
+    return this.#selector.status();
+  }
+
+  /**
+   * Has another engine go on with the guest, running or not, from the instruction it is at. Memory and devices stay where
+   * they are; the vCPU's state moves, with what is pending. Where the engine can't be had, or can't run the guest in
+   * its present state, the guest stays with the one it has: the result says why.
+   * @param probe what this host's hardware virtualization was found to do, where that was found out since
+   */
+  switchEngine(target: EngineTarget, probe?: HardwareProbe): EngineSwitch {
+    if (this.#state === 'off') throw new Error('a machine that has ended has no engine to change');
+    if (this.#loop.inEngine) throw new Error('the engine can’t be changed during its run');
+    return this.#selector.switchTo(target, probe);
+  }
+
+  #engineChanged(): void {
+    this.#softwareUsed ||= this.engine === 'software';
+    this.emit('engine', this.engineStatus);
+  }
+
+  /** Lets a created machine run. @throws EngineUnavailableError */
   start(): void {
     if (this.#state === 'created') this.#run();
   }
@@ -233,7 +259,7 @@ export class Machine extends EventEmitter<MachineEvents> {
   pause(): void {
     if (this.#state !== 'running') return;
     this.#loop.stop();
-    this.#engine.leave();
+    this.#selector.current.leave();
     this.#flushOutput();
     this.#setState('paused');
   }
@@ -243,6 +269,8 @@ export class Machine extends EventEmitter<MachineEvents> {
   }
 
   #run(): void {
+    this.#selector.admit(this.#atBoot);
+    this.#softwareUsed ||= this.engine === 'software';
     this.board.rtc.synchronize();
     this.#setState('running');
     this.#loop.start();
@@ -296,11 +324,13 @@ export class Machine extends EventEmitter<MachineEvents> {
   statistics(): MachineStatistics {
     return {
       state: this.#state,
-      engine: this.#engine.kind,
+      engine: this.engine,
       guestNs: this.clock.now(),
       exits: this.accounting.snapshot(),
       postCode: this.board.postCode.code,
-      translator: this.#engine instanceof SoftwareEngine ? this.#engine.translatorStatistics() : undefined,
+      translator: this.#softwareUsed ? this.#engines.software.translatorStatistics() : undefined,
+      engineStatus: this.engineStatus,
+      counters: this.#engines.counters(),
     };
   }
 
@@ -309,14 +339,16 @@ export class Machine extends EventEmitter<MachineEvents> {
    * to be held on to: it empties when the machine ends.
    */
   get translator(): Translator | undefined {
-    return this.#engine instanceof SoftwareEngine ? this.#engine.translator : undefined;
+    return this.engine === 'software' ? this.#engines.software.translator : undefined;
   }
 
   /** Guest state was replaced from outside: forget everything derived from it. The machine must not be running. */
   stateReplaced(): void {
     this.board.setApicBase(this.cpu.get64(MSR.apicBase));
     this.cpu.stateReplaced();
-    this.#engine.flush();
+    this.#selector.current.flush();
+    this.#selector.stateReplaced();
+    this.#atBoot = false;
   }
 
   // ---- power-on and the end ------------------------------------------------------------------------------------
@@ -324,7 +356,7 @@ export class Machine extends EventEmitter<MachineEvents> {
   /** Devices, processor and memory as they are when power or the reset line comes up. */
   #boot(): void {
     const now = this.clock.now();
-    this.#engine.leave();
+    this.#selector.current.leave();
     this.cpu.reset();
     // The instruction count went back to zero; guest time never goes back.
     this.clock.setNow(now);
@@ -342,7 +374,7 @@ export class Machine extends EventEmitter<MachineEvents> {
       }
       this.#setRegisters(this.#bootPlan.registers);
     }
-    this.#engine.flush();
+    this.#selector.current.flush();
   }
 
   #setRegisters(registers: BootRegisters): void {
@@ -365,7 +397,7 @@ export class Machine extends EventEmitter<MachineEvents> {
   /** From a device the guest just wrote to. The first request of a run counts. */
   #ask(request: MachineEnd): void {
     this.#request ??= request;
-    this.#engine.requestExit();
+    this.#selector.current.requestExit();
   }
 
   /** False when the machine has ended. */
@@ -400,7 +432,7 @@ export class Machine extends EventEmitter<MachineEvents> {
     this.#loop.stop();
     this.#flushOutput();
     this.#setState('off');
-    this.#engine.dispose();
+    this.#engines.dispose();
     this.emit('ended', end);
   }
 

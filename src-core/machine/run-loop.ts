@@ -77,6 +77,11 @@ export class RunLoop {
     return this.#running;
   }
 
+  /** The engine is on the stack. */
+  get inEngine(): boolean {
+    return this.#runUntil !== -Infinity;
+  }
+
   start(): void {
     if (this.#running) return;
     this.#running = true;

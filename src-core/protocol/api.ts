@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { hardwareProbeSchema } from './hardware-probe.ts';
 import { inspectionQuerySchema, inspectionSchema, regionDetailSchema } from './inspection.ts';
 import { fieldErrorSchema } from './messages.ts';
 import {
@@ -100,6 +101,9 @@ const done = z.null();
 export const commands = {
   hostInfo: { params: nothing, result: hostInfoSchema },
 
+  /** What this host's hardware virtualization can do. With `again` found out anew. */
+  probeHardware: { params: z.object({ again: z.boolean() }).strict(), result: hardwareProbeSchema },
+
   listVms: { params: nothing, result: z.array(vmSchema) },
   /** Errors by field for a configuration that may be wrong in any way; an empty list means it can be saved. */
   validateConfig: {
@@ -128,7 +132,11 @@ export const commands = {
   powerOff: { params: vmOnly, result: vmSchema },
   /** Ends the VM's process at once. */
   forceOff: { params: vmOnly, result: vmSchema },
-  /** Changes the engine, live when the VM runs. */
+  /**
+   * Changes the engine, live when the VM runs: `unavailable`, with the reason, when the guest can't go on there, and then
+   * it stays where it is. A VM that is off may be given any; one that can't be had when it starts leaves it in
+   * software (`engineStatus.problem`).
+   */
   setEngine: { params: z.object({ vmId: vmIdSchema, engine: engineKindSchema }).strict(), result: vmSchema },
 
   /**
@@ -240,6 +248,8 @@ export type CommandResult<C extends Command> = z.output<(typeof commands)[C]['re
 
 /** Every event: the schema of its data. */
 export const events = {
+  /** What is known of the host's engines is different. */
+  enginesChanged: z.object({ engines: z.array(engineInfoSchema) }),
   /** A VM is new or any of its properties changed. */
   vmChanged: z.object({ vm: vmSchema }),
   vmRemoved: z.object({ vmId: vmIdSchema }),

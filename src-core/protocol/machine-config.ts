@@ -1,6 +1,8 @@
 import { z } from 'zod';
 import { MEMORY_MIB_MAX, MEMORY_MIB_MIN } from '../machine/arena.ts';
-import { engineKindSchema } from './vm.ts';
+import { engineKindSchema, hardwareOptionsSchema } from './engine.ts';
+
+export { hardwareOptionsSchema, type HardwareOptions, type HardwareOptionsInput } from './engine.ts';
 
 /**
  * What a Machine is built from. Files have become bytes by now: the core reads none itself.
@@ -11,8 +13,9 @@ const bytes = z.custom<Uint8Array>((value) => value instanceof Uint8Array, 'byte
 /** Executions before a region is translated, unless configured: found by measurement (docs/BENCHMARKS.md). */
 const TRANSLATION_THRESHOLD = 1000;
 
-export const clockKindSchema = z.enum(['host', 'icount']);
 /** `host`: guest time is real time. `icount`: guest time counts instructions, so that a run can be repeated exactly. */
+export const clockKindSchema = z.enum(['host', 'icount']);
+export type ClockKind = z.infer<typeof clockKindSchema>;
 
 /** How the software engine translates. Everything can be switched off, to learn what it is worth. */
 export const translatorOptionsSchema = z.strictObject({
@@ -33,18 +36,6 @@ export const translatorOptionsSchema = z.strictObject({
 export type TranslatorOptionsInput = z.input<typeof translatorOptionsSchema>;
 export type TranslatorOptions = z.output<typeof translatorOptionsSchema>;
 
-/** How the hardware engine runs a guest; what is left out is the engine's choice. */
-export const hardwareOptionsSchema = z.strictObject({
-  /** `kvm`: the processor's own virtualization. `model`: hardware virtualization as a model, on any machine. */
-  accelerator: z.enum(['kvm', 'model']).optional(),
-  /** How the model virtualizes memory: shadow page tables, or two-dimensional (nested) page walks. */
-  mmu: z.enum(['shadow', 'nested']).optional(),
-  /** Cost profile of the model, by name. */
-  profile: z.string().min(1).optional(),
-});
-export type HardwareOptionsInput = z.input<typeof hardwareOptionsSchema>;
-export type HardwareOptions = z.output<typeof hardwareOptionsSchema>;
-
 export const machineConfigSchema = z
   .strictObject({
     memoryMib: z
@@ -52,6 +43,11 @@ export const machineConfigSchema = z
       .min(MEMORY_MIB_MIN, `at least ${MEMORY_MIB_MIN} MiB`)
       .max(MEMORY_MIB_MAX, `at most ${MEMORY_MIB_MAX} MiB`),
     engine: engineKindSchema.default('software'),
+    /**
+     * When the hardware engine can't be had or can't run what is booted: `fail`, or run it in software, the reason in
+     * the machine's engine status.
+     */
+    engineRefusal: z.enum(['fail', 'software']).default('fail'),
     clock: clockKindSchema.default('host'),
     /** Linux bzImage or Multiboot image. A Multiboot kernel gets `name` as the first word of its command line. */
     kernel: z.strictObject({ name: z.string(), bytes }).optional(),

@@ -1,7 +1,9 @@
 import { z } from 'zod';
 import { inspectionQuerySchema, inspectionSchema, regionDetailSchema } from './inspection.ts';
 import { apiErrorSchema } from './messages.ts';
-import { engineKindSchema, exitSnapshotSchema, vmConfigSchema } from './vm.ts';
+import { engineStatusSchema, engineSwitchSchema, engineTargetSchema } from './engine.ts';
+import { hardwareProbeSchema } from './hardware-probe.ts';
+import { engineCountersSchema, engineKindSchema, exitSnapshotSchema, vmConfigSchema } from './vm.ts';
 
 /**
  * What the host and the process of one VM say to each other. The pipe carries structured clones, so bytes travel
@@ -20,15 +22,21 @@ export const vmProcessRequests = {
       /** Start from this snapshot file instead of booting. */
       snapshotPath: z.string().nullable(),
       paused: z.boolean(),
+      /** What the host's hardware virtualization was found to do; null where that is not known (yet). */
+      probe: hardwareProbeSchema.nullable(),
     }),
-    result: none,
+    result: z.object({ engine: engineStatusSchema }),
   },
   pause: { params: none, result: none },
   resume: { params: none, result: none },
   /** Hard reset; a paused machine stays paused. */
   reset: { params: none, result: none },
   powerButton: { params: none, result: none },
-  setEngine: { params: z.object({ engine: engineKindSchema }), result: none },
+  /** Has another engine go on with the guest. One that can't is no failure: the result says so. */
+  switchEngine: {
+    params: z.object({ target: engineTargetSchema, probe: hardwareProbeSchema.nullable() }),
+    result: engineSwitchSchema,
+  },
   serialInput: { params: z.object({ port, bytes }), result: none },
   /** The host has taken in so many bytes of serial output. The guest waits when too many are outstanding. */
   serialAck: { params: z.object({ port, length: z.number().int().nonnegative() }), result: none },
@@ -62,6 +70,7 @@ export const vmProcessMessageSchema = z.discriminatedUnion('type', [
     engine: engineKindSchema,
     guestNs: z.number(),
     exits: exitSnapshotSchema,
+    counters: engineCountersSchema,
     /** CPU time of the process so far, ms. */
     cpuMs: z.number(),
     residentBytes: z.number(),
@@ -72,8 +81,8 @@ export const vmProcessMessageSchema = z.discriminatedUnion('type', [
     fraction: z.number(),
     text: z.string(),
   }),
-  /** The engine that runs the guest from now on. */
-  z.object({ type: z.literal('engine'), engine: engineKindSchema }),
+  /** The engine was changed, could not be, or gave up. */
+  z.object({ type: z.literal('engine'), status: engineStatusSchema }),
   /** The guest reset itself and boots again. */
   z.object({ type: z.literal('reset') }),
   /** The guest is done; the process ends after this. */

@@ -1,9 +1,11 @@
 import { z } from 'zod';
 import { MEMORY_MIB_MAX, MEMORY_MIB_MIN } from '../machine/arena.ts';
+import { engineKindSchema, engineStatusSchema } from './engine.ts';
 
 /** What the host knows of a VM, as the window sees it. */
 
 export { MEMORY_MIB_MAX, MEMORY_MIB_MIN };
+export { engineKindSchema, engineLabels, type EngineKind } from './engine.ts';
 
 /** Longest VM or snapshot name, UTF-16 code units. */
 export const NAME_LENGTH_MAX = 100;
@@ -20,11 +22,6 @@ export const nameSchema = z
 
 /** Absolute path of a file on the host. */
 export const pathSchema = z.string().min(1, 'a file is needed').max(4096, 'the path is too long');
-
-export const engineKindSchema = z.enum(['software', 'hardware']);
-export type EngineKind = z.infer<typeof engineKindSchema>;
-
-export const engineLabels: Record<EngineKind, string> = { software: 'Software', hardware: 'Hardware' };
 
 /** A Multiboot module: a file and the command line it is passed with. */
 export const moduleSchema = z.object({
@@ -106,6 +103,8 @@ export const vmSchema = z.object({
   busy: z.enum(['snapshot', 'restore']).nullable(),
   /** The engine that runs the guest now; null when it is not running. */
   activeEngine: engineKindSchema.nullable(),
+  /** More about it: accelerator, the latest change, why it is not the one configured. Null when it is not running. */
+  engineStatus: engineStatusSchema.nullable(),
   /** Host times, ms since 1970. */
   createdAt: z.number(),
   modifiedAt: z.number(),
@@ -151,12 +150,18 @@ export const exitSnapshotSchema = z.object({
   instructions: z.number(),
 });
 
+/** What lies under the hardware engine counts too: by accelerator, then by names of its own. */
+export const engineCountersSchema = z.record(z.string(), z.record(z.string(), z.number()));
+export type EngineCounters = z.infer<typeof engineCountersSchema>;
+
 /** One tick of a running VM's statistics. Counters count from power-on (or from the last restore or reset). */
 export const statisticsSchema = z.object({
   vmId: vmIdSchema,
   /** Host time, ms since 1970. */
   at: z.number(),
   engine: engineKindSchema,
+  /** Counters of what lies under the hardware engine, by accelerator and name; those of KVM are its own. */
+  counters: engineCountersSchema,
   /** Host ms between this tick and the one before; 0 for the first of a run. */
   intervalMs: z.number(),
   /** Guest ns since power-on. */

@@ -1,13 +1,13 @@
 import { readFileSync } from 'node:fs';
 import { cpus, release, totalmem, type } from 'node:os';
-import type { HostInfo } from '../../src-core/protocol/api.ts';
-import { engineInfos } from './engines.ts';
+import type { EngineInfo, HostInfo } from '../../src-core/protocol/api.ts';
 
 /** What the window tells about this host; `versions` holds the shell's own on top of the common ones. */
 export function hostInfo(
   shell: HostInfo['shell'],
   versions: Record<string, string>,
   dataDirectory: string,
+  engines: EngineInfo[],
 ): HostInfo {
   const processors = cpus();
   return {
@@ -20,7 +20,7 @@ export function hostInfo(
     cpuCount: processors.length,
     memoryBytes: totalmem(),
     dataDirectory,
-    engines: engineInfos(),
+    engines,
   };
 }
 

@@ -7,6 +7,7 @@ import { browseFiles } from './browse.ts';
 import { Connection, invalidConfig, type Handlers } from './connection.ts';
 import type { DataDirectory } from './data-directory.ts';
 import { openDatabase } from './database.ts';
+import { HostEngines, type Prober } from './engines.ts';
 import { exportExits } from './exports.ts';
 import { hostInfo } from './host-info.ts';
 import { Registry, type VmRecord } from './registry.ts';
@@ -20,6 +21,7 @@ export interface Shell {
   kind: HostInfo['shell'];
   versions: Record<string, string>;
   launch: VmLauncher;
+  probe: Prober;
   /** The system's file dialog, where the shell has one. */
   pickFile?: (title: string, startPath: string | null) => Promise<string | null>;
   /** Faults in Switchyard itself go here (a log), with no user to answer to. */
@@ -35,6 +37,7 @@ export class Host {
   readonly #registry: Registry;
   readonly #snapshotFiles: SnapshotFiles;
   readonly #installer: FirstGuestInstaller;
+  readonly #engines: HostEngines;
   readonly #vms = new Map<string, VmController>();
   readonly #connections = new Set<Connection>();
   readonly #handlers: Handlers;
@@ -54,12 +57,17 @@ export class Host {
       join(directory.path, 'guests'),
       () => this.#broadcastFirstGuest(),
     );
+    this.#engines = new HostEngines(shell.probe, () =>
+      this.#broadcast('enginesChanged', { engines: this.#engines.infos() }),
+    );
     for (const record of this.#registry.listVms()) this.#add(record);
     this.#handlers = this.#makeHandlers();
   }
 
   /** A new window. `send` must not throw. */
   connect(send: (message: ResponseMessage | EventMessage) => void): Connection {
+    // Whoever connects will want to know which engines there are.
+    void this.#engines.probe();
     const connection = new Connection(this.#handlers, send, this.#shell.onFault);
     this.#connections.add(connection);
     return connection;
@@ -101,7 +109,12 @@ export class Host {
     const { id } = record;
     const vm = new VmController(
       record,
-      { registry: this.#registry, launch: this.#shell.launch, snapshotFiles: this.#snapshotFiles },
+      {
+        registry: this.#registry,
+        launch: this.#shell.launch,
+        snapshotFiles: this.#snapshotFiles,
+        engines: this.#engines,
+      },
       {
         changed: () => this.#broadcast('vmChanged', { vm: vm.view() }),
         crashed: (end) =>
@@ -177,7 +190,9 @@ export class Host {
       return vm.view();
     };
     return {
-      hostInfo: () => hostInfo(this.#shell.kind, this.#shell.versions, this.#directory.path),
+      hostInfo: () =>
+        hostInfo(this.#shell.kind, this.#shell.versions, this.#directory.path, this.#engines.infos()),
+      probeHardware: ({ again }) => (again ? this.#engines.probeAgain() : this.#engines.probe()),
 
       listVms: () => [...this.#vms.values()].map((vm) => vm.view()),
       validateConfig: ({ config, vmId }) => validateConfig(config, this.#names(vmId)),

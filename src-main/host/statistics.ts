@@ -48,6 +48,7 @@ export class StatisticsTracker {
       vmId: this.#vmId,
       at,
       engine: report.engine,
+      counters: report.counters,
       intervalMs,
       guestNs: report.guestNs,
       exits: report.exits,

@@ -5,7 +5,6 @@ import type { FieldError } from '../../src-core/protocol/messages.ts';
 import { machineConfigSchema } from '../../src-core/protocol/machine-config.ts';
 import { vmConfigSchema, type VmConfig } from '../../src-core/protocol/vm.ts';
 import { checkFile, LoadError, loadMachineFiles } from '../load.ts';
-import { engineInfos } from './engines.ts';
 
 /**
  * All errors of a configuration, field by field: its form, the files it names, and whether they fit together.
@@ -52,10 +51,6 @@ function checkContent(config: VmConfig, others: readonly string[]): FieldError[]
   config.modules.forEach(({ path }, index) => checkPath(errors, `modules.${index}.path`, path, 'module'));
   // Whether the files boot is worth asking only when nothing simpler is wrong with them.
   if (errors.length === 0) errors.push(...checkBoot(config, initrdBytes));
-  const engine = engineInfos().find(({ kind }) => kind === config.engine);
-  if (engine?.available !== true) {
-    errors.push({ field: 'engine', message: engine?.detail ?? 'this engine is unknown' });
-  }
   return errors;
 }
 

@@ -3,8 +3,9 @@ import { existsSync } from 'node:fs';
 import type { EventData } from '../../src-core/protocol/api.ts';
 import type { Inspection, InspectionQuery, RegionDetail } from '../../src-core/protocol/inspection.ts';
 import { ApiError } from '../../src-core/protocol/messages.ts';
+import { describeProblem, type EngineKind, type EngineStatus } from '../../src-core/protocol/engine.ts';
+import type { HardwareProbe } from '../../src-core/protocol/hardware-probe.ts';
 import type {
-  EngineKind,
   ExitHistoryPoint,
   Snapshot,
   Statistics,
@@ -13,7 +14,7 @@ import type {
   VmEnd,
   VmState,
 } from '../../src-core/protocol/vm.ts';
-import { requireEngine } from './engines.ts';
+import type { HostEngines } from './engines.ts';
 import type { Registry, SnapshotRecord, VmRecord } from './registry.ts';
 import type { SnapshotFiles } from './snapshot-files.ts';
 import { StatisticsTracker } from './statistics.ts';
@@ -36,6 +37,7 @@ export interface VmServices {
   registry: Registry;
   launch: VmLauncher;
   snapshotFiles: SnapshotFiles;
+  engines: HostEngines;
 }
 
 /** One run: a process from its launch to its end. */
@@ -43,7 +45,7 @@ interface Run {
   client: VmProcessClient;
   /** The configuration the machine was built with. */
   config: VmConfig;
-  engine: EngineKind;
+  engine: EngineStatus;
   tracker: StatisticsTracker;
   /** How it is going to end, once that is known; a process that ends without it has crashed. */
   expectedEnd: VmEnd | undefined;
@@ -124,14 +126,16 @@ export class VmController {
 
   view(): Vm {
     const record = this.#record;
+    const live = this.#state === 'running' || this.#state === 'paused';
+    const engine = live ? (this.#run?.engine ?? null) : null;
     return {
       id: record.id,
       config: record.config,
       origin: record.origin,
       state: this.#state,
       busy: this.#busy,
-      activeEngine:
-        this.#state === 'running' || this.#state === 'paused' ? (this.#run?.engine ?? null) : null,
+      activeEngine: engine?.kind ?? null,
+      engineStatus: engine,
       createdAt: record.createdAt,
       modifiedAt: record.modifiedAt,
       startedAt: record.runStartedAt,
@@ -155,7 +159,6 @@ export class VmController {
 
   async start(): Promise<void> {
     this.#require(['stopped', 'crashed'], 'start');
-    requireEngine(this.config.engine);
     for (const terminal of this.#terminals) terminal.clear();
     this.#state = 'starting';
     this.#record.lastEnd = null;
@@ -165,7 +168,10 @@ export class VmController {
     this.#record.runStartedAt = Date.now();
     this.#save();
     try {
-      await run.client.call('start', { config: run.config, snapshotPath: null, paused: false });
+      const probe = await this.#probeFor(this.config.engine);
+      const { config } = run;
+      const { engine } = await run.client.call('start', { config, snapshotPath: null, paused: false, probe });
+      run.engine = engine;
     } catch (error) {
       throw await this.#startFailed(run, error);
     }
@@ -205,13 +211,27 @@ export class VmController {
   }
 
   async setEngine(engine: EngineKind): Promise<void> {
-    requireEngine(engine);
     if (this.#run) {
+      this.#running('change the engine of', ['running', 'paused']);
+      const probe = await this.#probeFor(engine);
+      // Finding that out takes a while.
       const run = this.#running('change the engine of', ['running', 'paused']);
-      await run.client.call('setEngine', { engine });
-      run.engine = engine;
+      const { problem } = await run.client.call('switchEngine', { target: { kind: engine }, probe });
+      if (problem) {
+        throw new ApiError({
+          code: 'unavailable',
+          message: describeProblem(problem),
+          hint: `${this.config.name} goes on as it was.`,
+        });
+      }
     }
     this.update({ ...this.config, engine });
+  }
+
+  /** What the process of a VM needs to know of the host's hardware. */
+  async #probeFor(engine: EngineKind): Promise<HardwareProbe | null> {
+    const { engines } = this.#services;
+    return engine === 'hardware' ? engines.probe() : engines.known;
   }
 
   async inspect(query: InspectionQuery): Promise<Inspection | null> {
@@ -243,7 +263,7 @@ export class VmController {
         createdAt: Date.now(),
         sizeBytes,
         memoryMib: run.config.memoryMib,
-        engine: run.engine,
+        engine: run.engine.kind,
         config: run.config,
         screens,
       };
@@ -270,12 +290,14 @@ export class VmController {
         hint: 'Put the file back, or delete the snapshot.',
       });
     }
-    requireEngine(this.config.engine);
     await this.#whileBusy('restore', async () => {
       const next = this.#launch({ ...snapshot.config, engine: this.config.engine });
       this.#next = next;
       try {
-        await next.client.call('start', { config: next.config, snapshotPath, paused: true });
+        const probe = await this.#probeFor(next.config.engine);
+        const { config } = next;
+        const { engine } = await next.client.call('start', { config, snapshotPath, paused: true, probe });
+        next.engine = engine;
       } catch (error) {
         await this.#discard(next);
         throw error;
@@ -346,7 +368,7 @@ export class VmController {
         },
       ),
       config,
-      engine: config.engine,
+      engine: { kind: config.engine, accelerator: null, problem: null, lastSwitch: null, switches: 0 },
       tracker: new StatisticsTracker(this.id),
       expectedEnd: undefined,
       gone: new Promise((resolve) => (gone = resolve)),
@@ -380,7 +402,7 @@ export class VmController {
         this.#listener.progress({ task: event.task, fraction: event.fraction, text: event.text });
         return;
       case 'engine':
-        run.engine = event.engine;
+        run.engine = event.status;
         this.#listener.changed();
         return;
       case 'ended':

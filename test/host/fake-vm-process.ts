@@ -7,8 +7,12 @@ import { vmProcessRequestSchema, type VmProcessMessage } from '../../src-core/pr
 import { ApiError } from '../../src-core/protocol/messages.ts';
 import { ExitAccounting } from '../../src-core/accounting/exits.ts';
 import { writeDurably } from '../../src-main/durable-file.ts';
+import { FakeEngines } from '../support/fake-engines.ts';
+import type { EngineTarget } from '../../src-core/protocol/engine.ts';
+import type { HardwareProbe } from '../../src-core/protocol/hardware-probe.ts';
 
 const exits = new ExitAccounting();
+const engines = new FakeEngines();
 let memory = '';
 let paused = false;
 
@@ -21,7 +25,9 @@ function print(text: string): void {
 }
 
 interface Params {
-  config: { commandLine: string };
+  config: { engine: string; commandLine: string };
+  target: EngineTarget;
+  probe: HardwareProbe | null;
   snapshotPath: string | null;
   paused: boolean;
   path: string;
@@ -40,11 +46,16 @@ async function act(request: string, params: Params): Promise<unknown> {
         if (memory.startsWith('damaged'))
           throw new ApiError({ code: 'file', message: 'the snapshot is damaged' });
       } else print('booted\r\n');
-      return {};
+      return { engine: engines.start(params.config, params.probe) };
     case 'pause':
     case 'resume':
       paused = request === 'pause';
       return {};
+    case 'switchEngine': {
+      const report = engines.switch(params.target.kind, params.probe);
+      say({ type: 'engine', status: engines.status });
+      return report;
+    }
     case 'powerButton':
       say({ type: 'ended', kind: 'powerOff', message: 'The guest powered off.' });
       setImmediate(() => process.exit(0));
@@ -82,7 +93,8 @@ process.on('disconnect', () => process.exit(0));
 setInterval(() => {
   say({
     type: 'statistics',
-    engine: 'software',
+    engine: engines.status.kind,
+    counters: {},
     guestNs: Math.round(performance.now() * 1e6),
     exits: exits.snapshot(),
     cpuMs: process.cpuUsage().user / 1000,

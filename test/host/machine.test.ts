@@ -4,6 +4,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import type { Vm } from '../../src-core/protocol/vm.ts';
 import { openHost, type OpenHost } from '../../src-main/host/open.ts';
 import { forkLauncher } from '../../src-main/host/vm-process-handle.ts';
+import { unableProbe } from '../support/fake-engines.ts';
 import * as guest from '../support/tiny-guest.ts';
 import { connectClient, temporaryDirectory, testConfig, type TestClient } from './support.ts';
 
@@ -19,6 +20,7 @@ beforeEach(() => {
     kind: 'server',
     versions: {},
     launch: forkLauncher(),
+    probe: () => Promise.resolve(unableProbe),
     onFault: (error) => faults.push(error),
   });
   client = connectClient(opened.host);

@@ -5,7 +5,9 @@ import { fileURLToPath } from 'node:url';
 import type { ApiEvent, EventData } from '../../src-core/protocol/api.ts';
 import { ApiClient, type Transport } from '../../src-core/protocol/client.ts';
 import { DEFAULT_VM_CONFIG, type Vm, type VmConfig, type VmState } from '../../src-core/protocol/vm.ts';
+import type { HardwareProbe } from '../../src-core/protocol/hardware-probe.ts';
 import type { Host } from '../../src-main/host/host.ts';
+import { unableProbe } from '../support/fake-engines.ts';
 import { halt, tinyGuest } from '../support/tiny-guest.ts';
 import { openHost, type OpenHost } from '../../src-main/host/open.ts';
 import { forkLauncher } from '../../src-main/host/vm-process-handle.ts';
@@ -19,12 +21,16 @@ export function temporaryDirectory(): { path: string; remove: () => void } {
 export const fakeVmProcess = fileURLToPath(new URL('./fake-vm-process.ts', import.meta.url));
 
 /** A host whose VMs are fake processes. Faults are collected. */
-export function openTestHost(dataDirectory: string): OpenHost & { faults: Error[] } {
+export function openTestHost(
+  dataDirectory: string,
+  probe: HardwareProbe = unableProbe,
+): OpenHost & { faults: Error[] } {
   const faults: Error[] = [];
   const opened = openHost(dataDirectory, {
     kind: 'server',
     versions: {},
     launch: forkLauncher(fakeVmProcess),
+    probe: () => Promise.resolve(probe),
     onFault: (error) => faults.push(error),
   });
   return { ...opened, faults };
@@ -57,6 +63,7 @@ export class TestClient extends ApiClient {
     super(transport);
     this.disconnect = disconnect;
     const names: ApiEvent[] = [
+      'enginesChanged',
       'vmChanged',
       'vmRemoved',
       'vmCrashed',

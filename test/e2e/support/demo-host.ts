@@ -9,6 +9,7 @@ import { openHost, type OpenHost } from '../../../src-main/host/open.ts';
 import { forkLauncher } from '../../../src-main/host/vm-process-handle.ts';
 import { WindowServer } from '../../../src-main/server/server.ts';
 import { versions } from '../../../src-main/versions.ts';
+import { partialProbe } from '../../support/fake-engines.ts';
 import { fakeLinux } from '../../firmware/images.ts';
 
 export interface DemoHost extends OpenHost {
@@ -25,8 +26,10 @@ export interface DemoHost extends OpenHost {
   stop: () => Promise<void>;
 }
 
+/** @param probe what the host's hardware is said to do: by default all but what Linux needs of it */
 export async function startDemoHost(
   directory = mkdtempSync(join(tmpdir(), 'switchyard-e2e-')),
+  probe = partialProbe('paging32', 'ring3Syscall'),
 ): Promise<DemoHost> {
   const files = mkdtempSync(join(tmpdir(), 'switchyard-files-'));
   writeFileSync(join(files, 'vmlinuz'), fakeLinux());
@@ -40,6 +43,7 @@ export async function startDemoHost(
     kind: 'server',
     versions: versions(),
     launch: forkLauncher(fileURLToPath(new URL('./demo-vm-process.ts', import.meta.url))),
+    probe: () => Promise.resolve(probe),
     onFault: (error) => faults.push(error),
   });
   const server = new WindowServer(

@@ -9,8 +9,12 @@ import { ApiError } from '../../../src-core/protocol/messages.ts';
 import { vmProcessRequestSchema, type VmProcessMessage } from '../../../src-core/protocol/vm-process.ts';
 import { writeDurably } from '../../../src-main/durable-file.ts';
 import { DEMO_INSPECTION, demoRegion } from './demo-translations.ts';
+import { FakeEngines } from '../../support/fake-engines.ts';
+import type { EngineTarget } from '../../../src-core/protocol/engine.ts';
+import type { HardwareProbe } from '../../../src-core/protocol/hardware-probe.ts';
 
 const exits = new ExitAccounting();
+const engines = new FakeEngines();
 let files: Record<string, string> = {};
 let paused = true;
 let line = '';
@@ -168,7 +172,9 @@ function load(path: string): void {
 }
 
 interface Params {
-  config: { commandLine: string };
+  config: { engine: string; commandLine: string };
+  target: EngineTarget;
+  probe: HardwareProbe | null;
   snapshotPath: string | null;
   paused: boolean;
   path: string;
@@ -190,7 +196,7 @@ async function act(request: string, params: Params): Promise<unknown> {
       if (params.snapshotPath === null) boot();
       else load(params.snapshotPath);
       busyUntil = performance.now() + 5000;
-      return {};
+      return { engine: engines.start(params.config, params.probe) };
     case 'pause':
     case 'resume':
       paused = request === 'pause';
@@ -199,6 +205,11 @@ async function act(request: string, params: Params): Promise<unknown> {
       files = {};
       boot();
       return {};
+    case 'switchEngine': {
+      const report = engines.switch(params.target.kind, params.probe);
+      say({ type: 'engine', status: engines.status });
+      return report;
+    }
     case 'powerButton':
       run('poweroff');
       return {};
@@ -263,7 +274,8 @@ setInterval(() => {
   tick();
   say({
     type: 'statistics',
-    engine: 'software',
+    engine: engines.status.kind,
+    counters: {},
     guestNs,
     exits: exits.snapshot(),
     cpuMs: (performance.now() - startedAt) * 0.7,

@@ -46,6 +46,7 @@ export interface HardwareEngineParts {
  */
 export class HardwareEngine implements Engine {
   readonly kind = 'hardware';
+  readonly accelerator = 'kvm';
   readonly #cpu: Cpu;
   readonly #software: Engine;
   readonly #owned: { close(): void }[] = [];
@@ -153,6 +154,10 @@ export class HardwareEngine implements Engine {
   /** Why KVM no longer runs the guest, which has gone on in software since. */
   get failure(): KvmError | undefined {
     return this.#failure;
+  }
+
+  get shutdownPending(): boolean {
+    return this.#shutdown;
   }
 
   /** Handles an exit. */

@@ -3,6 +3,7 @@ import {
   PROBE_CHECK_LABELS,
   type ProbeCheckId,
 } from '../../../protocol/hardware-probe.ts';
+import type { GuestSystem } from '../../../firmware/boot.ts';
 import { CR4_FSGSBASE, CR4_PAE, CR4_SMAP, CR4_SMEP, EFER_SCE } from '../../../x86/bits.ts';
 import type { Cpu } from '../../../x86/cpu.ts';
 import { MSR } from '../../../x86/layout.ts';
@@ -19,16 +20,38 @@ const CR4_FEATURES = [
  * speaks against it. What the guest does next may still be more than the host can.
  */
 export function unfitFor(cpu: Cpu, probe: HardwareProbe): string | undefined {
-  if (probe.verdict === 'unable') return probe.failure?.message ?? 'No guest runs on this host’s hardware.';
+  if (probe.verdict === 'unable') return unable(probe);
   const missing = CR4_FEATURES.filter(([bit]) => (cpu.cr4 & bit) !== 0)
     .map(([, name]) => name)
     .filter((name) => probe.host?.missingFeatures.includes(name));
   if (missing.length > 0) return `The guest uses what this host’s hardware lacks: ${missing.join(', ')}.`;
-  for (const id of needs(cpu)) {
+  return failure(needs(cpu), probe, 'the guest uses');
+}
+
+/** The same for an operating system that is yet to boot and will come to use paging and ring 3. */
+export function unfitForSystem(system: GuestSystem, probe: HardwareProbe): string | undefined {
+  if (probe.verdict === 'unable') return unable(probe);
+  if (system === 'linux64') {
+    return failure(['longMode', 'pageFault', 'ring3Int', 'ring3Syscall', 'interrupts'], probe, 'Linux needs');
+  }
+  // Which of the two kinds of paging its kernel was built for shows when it switches it on.
+  return (
+    (failure(['paging32'], probe, 'Linux needs') && failure(['pagingPae'], probe, 'Linux needs')) ??
+    failure(['ring3Int32', 'interrupts'], probe, 'Linux needs')
+  );
+}
+
+function unable(probe: HardwareProbe): string {
+  return probe.failure?.message ?? 'No guest runs on this host’s hardware.';
+}
+
+/** The first of these that does not work. */
+function failure(ids: readonly ProbeCheckId[], probe: HardwareProbe, what: string): string | undefined {
+  for (const id of ids) {
     const check = probe.checks.find((candidate) => candidate.id === id);
     if (check?.works === true) continue;
     const why = check ? check.detail : 'it was not tried';
-    return `This host’s hardware fails at what the guest uses: ${PROBE_CHECK_LABELS[id]} (${why}).`;
+    return `This host’s hardware fails at what ${what}: ${PROBE_CHECK_LABELS[id]} (${why}).`;
   }
   return undefined;
 }

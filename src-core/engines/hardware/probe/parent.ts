@@ -52,11 +52,18 @@ export async function probeHardware(options: ProbeOptions = {}): Promise<Hardwar
       child.output.destroy(new ProbeTimeoutError());
     }, timeoutMs);
     try {
-      for await (const line of createInterface({ input: child.output })) collector.take(line);
+      for await (const line of createInterface({ input: child.output })) {
+        collector.take(line);
+        if (collector.complete) break;
+      }
     } finally {
       clearTimeout(timer);
     }
-    if (collector.complete) return collector.result();
+    if (collector.complete) {
+      // Not every kind of process goes by itself.
+      child.kill();
+      return collector.result();
+    }
     const { code, signal, error } = await child.ended;
     if (error !== undefined) return collector.result(unstartable(error));
     const how = signal ?? `exit code ${code ?? 'unknown'}`;

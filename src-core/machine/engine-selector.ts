@@ -1,0 +1,182 @@
+import type { Engine } from '../engines/engine.ts';
+import type { EngineSet } from '../engines/engine-set.ts';
+import { unfitFor, unfitForSystem } from '../engines/hardware/probe/fitness.ts';
+import { type EngineUnavailableError, hardwareRefused, refusalOf } from '../engines/unavailable.ts';
+import type { GuestSystem } from '../firmware/boot.ts';
+import type {
+  EngineName,
+  EngineProblem,
+  EngineStatus,
+  EngineSwitch,
+  EngineTarget,
+} from '../protocol/engine.ts';
+import type { HardwareProbe } from '../protocol/hardware-probe.ts';
+import type { MachineConfig } from '../protocol/machine-config.ts';
+import type { Cpu } from '../x86/cpu.ts';
+
+export interface EngineSelectorParts {
+  readonly cpu: Cpu;
+  readonly engines: EngineSet;
+  readonly config: Pick<MachineConfig, 'engine' | 'engineRefusal' | 'hardware'>;
+  /** What the machine boots, where that is known. */
+  readonly system: GuestSystem | undefined;
+  readonly probe: HardwareProbe | undefined;
+  /** Another engine runs the guest, or why not this one has become known. */
+  readonly onChange: () => void;
+}
+
+/** Says which of a machine's engines runs the guest, and changes it between two runs. */
+export class EngineSelector {
+  readonly #cpu: Cpu;
+  readonly #engines: EngineSet;
+  readonly #system: GuestSystem | undefined;
+  readonly #fallsBack: boolean;
+  readonly #onChange: () => void;
+  #current: Engine;
+  #probe: HardwareProbe | undefined;
+  #problem: EngineProblem | null = null;
+  #lastSwitch: EngineSwitch | null = null;
+  #switches = 0;
+  /** Whether the present engine can run what the machine was given to run is not known yet. */
+  #unchecked: boolean;
+
+  /** @throws EngineUnavailableError */
+  constructor({ cpu, engines, config, system, probe, onChange }: EngineSelectorParts) {
+    this.#cpu = cpu;
+    this.#engines = engines;
+    this.#system = system;
+    this.#fallsBack = config.engineRefusal === 'software';
+    this.#onChange = onChange;
+    this.#probe = probe;
+    this.#current = engines.software;
+    this.#unchecked = config.engine === 'hardware';
+    if (config.engine !== 'hardware') return;
+    try {
+      this.#current = engines.get({ kind: 'hardware' });
+    } catch (error) {
+      this.#refused(refusalOf(error));
+    }
+  }
+
+  /** The guest runs in software instead, where that is wanted. */
+  #refused(refusal: EngineUnavailableError): void {
+    if (!this.#fallsBack || refusal.problem.kind === 'configuration') throw refusal;
+    this.#problem = refusal.problem;
+    this.#current = this.#engines.software;
+  }
+
+  get current(): Engine {
+    return this.#current;
+  }
+
+  status(): EngineStatus {
+    return {
+      ...nameOf(this.#current),
+      problem: this.#problem,
+      lastSwitch: this.#lastSwitch,
+      switches: this.#switches,
+    };
+  }
+
+  /** The vCPU is in a state that no engine ran it to: from a snapshot, or at power-on. */
+  stateReplaced(): void {
+    this.#unchecked = true;
+  }
+
+  /**
+   * Before a guest goes on from a state that its engine did not run it to: sees whether the hardware is fit for that.
+   * @param atBoot it is the state at power-on, from which an operating system boots
+   * @throws EngineUnavailableError
+   */
+  admit(atBoot: boolean): void {
+    if (!this.#unchecked) return;
+    this.#unchecked = false;
+    if (this.#current.kind === 'software') return;
+    try {
+      this.#requireFit(this.#current, atBoot);
+      // Without a probe that is all there is to go by.
+      if (this.#fallsBack) this.#current.enter?.();
+    } catch (error) {
+      this.#current.leave();
+      this.#refused(refusalOf(error));
+      this.#current.flush();
+      this.#onChange();
+    }
+  }
+
+  #requireFit(engine: Engine, atBoot: boolean): void {
+    if (engine.accelerator !== 'kvm' || !this.#probe) return;
+    const system = atBoot ? this.#system : undefined;
+    const reason = unfitFor(this.#cpu, this.#probe) ?? (system && unfitForSystem(system, this.#probe));
+    if (reason !== undefined) throw hardwareRefused('unfit', reason);
+  }
+
+  /**
+   * Has another engine go on with the guest, which stands at an instruction boundary. Where it can't, the guest stays
+   * with the engine it has. Must not be called during a run.
+   * @param probe what this host's hardware was found to do, if that is newer
+   */
+  switchTo(target: EngineTarget, probe = this.#probe): EngineSwitch {
+    const started = performance.now();
+    this.#probe = probe;
+    const from = this.#current;
+    const fromName = nameOf(from);
+    let toName = targetName(target);
+    let buildMs = 0;
+    let problem: EngineProblem | null = null;
+    try {
+      const next = this.#engines.get(target);
+      toName = nameOf(next);
+      buildMs = performance.now() - started;
+      if (next !== from) this.#moveTo(next);
+    } catch (error) {
+      ({ problem } = refusalOf(error));
+    }
+    const ns = (performance.now() - started) * 1e6;
+    this.#lastSwitch = { from: fromName, to: toName, problem, ns, buildNs: buildMs * 1e6 };
+    if (problem === null) this.#problem = null;
+    this.#onChange();
+    return this.#lastSwitch;
+  }
+
+  #moveTo(next: Engine): void {
+    const from = this.#current;
+    from.leave();
+    if (from.shutdownPending === true) {
+      throw hardwareRefused(
+        'state',
+        'The guest has run into a triple fault: it is about to be reset or stopped.',
+      );
+    }
+    this.#requireFit(next, false);
+    // What it knows of memory is from when it ran last.
+    next.flush();
+    next.enter?.();
+    this.#current = next;
+    this.#switches++;
+  }
+
+  /** After a run: an engine that has given up leaves the guest to the software engine for good, with the reason. */
+  checkFailure(): void {
+    const { failure } = this.#current;
+    if (!failure) return;
+    const failed = this.#current;
+    failed.leave();
+    this.#problem = refusalOf(failure).problem;
+    this.#current = this.#engines.software;
+    this.#current.flush();
+    this.#engines.retire(failed);
+    this.#onChange();
+  }
+}
+
+function nameOf(engine: Engine): EngineName {
+  return { kind: engine.kind, accelerator: engine.accelerator ?? null };
+}
+
+function targetName(target: EngineTarget): EngineName {
+  return {
+    kind: target.kind,
+    accelerator: target.kind === 'hardware' ? (target.accelerator ?? 'kvm') : null,
+  };
+}

@@ -1,0 +1,223 @@
+/** A running machine changes engines: between slices, under load, with what it finds in the way said. */
+import { describe, expect, it } from 'vitest';
+import { Machine, type MachineEnd } from '../../src-core/machine/machine.ts';
+import type { MachineConfigInput } from '../../src-core/protocol/machine-config.ts';
+import type { EngineKind, EngineStatus } from '../../src-core/protocol/engine.ts';
+import { liveVms } from '../../src-core/engines/hardware/kvm/vm.ts';
+import { readTsc } from '../../src-core/x86/msr.ts';
+import { restoreSnapshot, writeSnapshot } from '../../src-core/machine/snapshot.ts';
+import { partialProbe, unableProbe } from '../support/fake-engines.ts';
+import { linuxHeader } from '../support/tiny-guest.ts';
+import { loadGuest, protectedModeGuest, STOP_PORT } from './guests.ts';
+import { describeKvm } from './support.ts';
+
+const SWITCHES = 1000;
+const OTHER: Record<EngineKind, EngineKind> = { software: 'hardware', hardware: 'software' };
+
+interface Load {
+  machine: Machine;
+  /** The guest ends with its next round. */
+  stop: () => void;
+  ended: Promise<{ text: string; end: MachineEnd }>;
+}
+
+/** The guest under load: what it says in the end tells whether a byte went wrong. */
+function load(changes: Partial<MachineConfigInput> = {}): Load {
+  const machine = new Machine({
+    memoryMib: 64,
+    kernel: { name: 'load', bytes: loadGuest() },
+    debugConsole: true,
+    debugExit: true,
+    noReboot: true,
+    ...changes,
+  });
+  let stopped = false;
+  machine.ports.register(STOP_PORT, STOP_PORT, 'test', {
+    readPort: () => (stopped ? 1 : 0),
+    writePort: () => undefined,
+  });
+  const ended = new Promise<{ text: string; end: MachineEnd }>((resolve) => {
+    let text = '';
+    machine.on('debugConsole', (part) => (text += Buffer.from(part).toString('latin1')));
+    machine.on('ended', (end) => resolve({ text, end }));
+  });
+  return { machine, stop: () => (stopped = true), ended };
+}
+
+const RIGHT = /^load: [0-9a-f]{8} [0-9a-f]{8} ok\nend\n$/;
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+function otherEngine(machine: Machine): void {
+  const { problem } = machine.switchEngine({ kind: OTHER[machine.engine] });
+  expect(problem).toBeNull();
+}
+
+describeKvm('A machine that changes engines', () => {
+  it('a thousand times under load: not a byte is wrong', { timeout: 240_000 }, async () => {
+    const { machine, stop, ended } = load();
+    machine.start();
+    const ns: number[] = [];
+    while (machine.engineStatus.switches < SWITCHES) {
+      await turn();
+      otherEngine(machine);
+      ns.push(machine.engineStatus.lastSwitch?.ns ?? NaN);
+    }
+    stop();
+    const { text, end } = await ended;
+    expect(text).toMatch(RIGHT);
+    expect(end).toEqual({ kind: 'debugExit', value: 42 });
+    expect(machine.engineStatus.switches).toBe(SWITCHES);
+    // The engine is built once; after that a change moves registers. The median: this host has other work, too.
+    const [, ...rest] = ns;
+    expect(rest.sort((a, b) => a - b)[rest.length / 2 - 0.5]).toBeLessThan(10e6);
+    expect(liveVms()).toBe(0);
+    // What KVM counted is still to be had.
+    expect(machine.statistics().counters.kvm).toHaveProperty('exits');
+  });
+
+  it('is as right without a change', { timeout: 60_000 }, async () => {
+    const { machine, stop, ended } = load({ engine: 'hardware' });
+    machine.start();
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    stop();
+    expect((await ended).text).toMatch(RIGHT);
+  });
+
+  it('keeps its interrupts while it changes every 50 ms', { timeout: 120_000 }, async () => {
+    const { machine, stop, ended } = load();
+    machine.start();
+    for (let count = 0; count < 60; count++) {
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      otherEngine(machine);
+    }
+    stop();
+    expect((await ended).text).toMatch(RIGHT);
+    const { reasons } = machine.statistics().exits;
+    expect(reasons.interrupt?.count).toBeGreaterThan(100);
+  });
+
+  it('while it is paused, and before it starts', { timeout: 60_000 }, async () => {
+    const { machine, stop, ended } = load();
+    otherEngine(machine);
+    machine.start();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    machine.pause();
+    otherEngine(machine);
+    expect(machine.engine).toBe('software');
+    otherEngine(machine);
+    machine.resume();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    expect(machine.engine).toBe('hardware');
+    otherEngine(machine);
+    stop();
+    expect((await ended).text).toMatch(RIGHT);
+  });
+
+  it('keeps the time-stamp counter and guest time running forward', { timeout: 60_000 }, async () => {
+    const { machine, stop, ended } = load();
+    machine.start();
+    let before = machine.clock.now();
+    let tsc = 0n;
+    for (let count = 0; count < 50; count++) {
+      await turn();
+      otherEngine(machine);
+      const now = machine.clock.now();
+      expect(now).toBeGreaterThan(before);
+      before = now;
+      if (machine.engine !== 'software') continue;
+      const read = readTsc(machine.cpu);
+      expect(read).toBeGreaterThan(tsc);
+      tsc = read;
+    }
+    stop();
+    expect((await ended).text).toMatch(RIGHT);
+  });
+
+  it.for([
+    ['software', 'hardware'],
+    ['hardware', 'software'],
+  ] as const)('a snapshot of %s goes on under %s', { timeout: 120_000 }, async ([from, to]) => {
+    const first = load({ engine: from });
+    first.machine.start();
+    await new Promise((resolve) => setTimeout(resolve, 400));
+    first.machine.pause();
+    expect(first.machine.engine).toBe(from);
+    const chunks: Uint8Array[] = [];
+    for await (const chunk of writeSnapshot(first.machine)) chunks.push(chunk);
+    first.machine.stop();
+    const second = load({ engine: to });
+    await restoreSnapshot(second.machine, async function* () {
+      yield* chunks;
+    });
+    second.machine.start();
+    expect(second.machine.engine).toBe(to);
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    second.stop();
+    // The name of the test was said before the snapshot.
+    expect(`load:${(await second.ended).text}`).toMatch(RIGHT);
+  });
+
+  it('is not held to hardware that a probe found unfit for it', { timeout: 60_000 }, async () => {
+    const { machine, stop, ended } = load();
+    machine.start();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const report = machine.switchEngine({ kind: 'hardware' }, partialProbe('longMode'));
+    expect(report.problem?.message).toMatch(/^This host’s hardware fails at what the guest uses: Long mode/);
+    expect(machine.engine).toBe('software');
+    expect(machine.engineStatus.lastSwitch).toEqual(report);
+    stop();
+    expect((await ended).text).toMatch(RIGHT);
+  });
+});
+
+describe('Where hardware is refused', () => {
+  const guest = { memoryMib: 16, kernel: { name: 'guest', bytes: protectedModeGuest() } };
+
+  it('a running guest stays in software, with the reason', () => {
+    const machine = new Machine(guest);
+    const heard: EngineStatus[] = [];
+    machine.on('engine', (status) => heard.push(status));
+    machine.start();
+    const { problem, to } = machine.switchEngine({ kind: 'hardware', accelerator: 'kvm' }, unableProbe);
+    expect(problem?.message).toMatch(/\/dev\/kvm|KVM/);
+    expect(to).toEqual({ kind: 'hardware', accelerator: 'kvm' });
+    expect(machine.engine).toBe('software');
+    expect(heard).toMatchObject([{ kind: 'software', problem: null, lastSwitch: { problem } }]);
+    machine.stop();
+  });
+
+  it('under the instruction clock there is none', () => {
+    const machine = new Machine({ ...guest, clock: 'icount' });
+    expect(machine.switchEngine({ kind: 'hardware' }).problem).toMatchObject({ kind: 'configuration' });
+    machine.stop();
+  });
+
+  it('Linux starts in software where its programs could not run', () => {
+    const kernel = { name: 'linux', bytes: linuxHeader() };
+    const config = { memoryMib: 64, kernel, engine: 'hardware', engineRefusal: 'software' } as const;
+    const machine = new Machine(config, { probe: partialProbe('ring3Int32') });
+    machine.start();
+    expect(machine.engineStatus).toMatchObject({ kind: 'software' });
+    expect(machine.engineStatus.problem?.message).toMatch(/KVM|Linux needs: Ring 3/);
+    machine.stop();
+  });
+
+  it('a machine that insists ends there', () => {
+    const config = { ...guest, engine: 'hardware' } as const;
+    const start = (): void => {
+      const machine = new Machine(config, { probe: unableProbe });
+      try {
+        machine.start();
+      } finally {
+        machine.stop();
+      }
+    };
+    expect(start).toThrow(/^the hardware engine is not available: /);
+  });
+
+  it('one that has ended, or is in the middle of a run, has no engine to change', () => {
+    const machine = new Machine(guest);
+    machine.stop();
+    expect(() => machine.switchEngine({ kind: 'software' })).toThrow('has ended');
+  });
+});

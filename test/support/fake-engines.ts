@@ -1,0 +1,84 @@
+/** Engines where there is no machine: what the processes that play one say of theirs, and probes of hosts made up. */
+import type {
+  EngineName,
+  EngineProblem,
+  EngineStatus,
+  EngineSwitch,
+} from '../../src-core/protocol/engine.ts';
+import {
+  type HardwareProbe,
+  PROBE_CHECK_LABELS,
+  type ProbeCheckId,
+  probeCheckIdSchema,
+} from '../../src-core/protocol/hardware-probe.ts';
+
+const SOFTWARE: EngineName = { kind: 'software', accelerator: null };
+const HARDWARE: EngineName = { kind: 'hardware', accelerator: 'kvm' };
+/** What a change takes, ns. */
+const SWITCH_NS = 412_000;
+
+const NO_KVM = {
+  kind: 'absent',
+  message: 'This host has no /dev/kvm.',
+  hint: 'Load the module.',
+  command: null,
+};
+/** What a guest that uses it gets to hear on a host of `partialProbe`. */
+export const UNFIT: EngineProblem = {
+  kind: 'unfit',
+  message: 'This host’s hardware fails at what the guest uses: Ring 3 and back by SYSCALL (a fault).',
+  hint: null,
+  command: null,
+};
+
+/** A host without hardware virtualization. */
+export const unableProbe: HardwareProbe = {
+  verdict: 'unable',
+  failure: NO_KVM,
+  host: null,
+  checks: [],
+  speed: null,
+};
+
+/** A host whose hardware does all but what is named. */
+export function partialProbe(...failing: ProbeCheckId[]): HardwareProbe {
+  return {
+    verdict: failing.length === 0 ? 'able' : 'partly',
+    failure: null,
+    host: { module: 'kvm_test', nestedPaging: true, tscScaling: true, missingFeatures: [] },
+    checks: probeCheckIdSchema.options.map((id) => {
+      const works = !failing.includes(id);
+      return { id, works, detail: works ? '' : `${PROBE_CHECK_LABELS[id]} is not there` };
+    }),
+    speed: { exitNs: 1000, instructionsPerSecond: 2e9 },
+  };
+}
+
+/** The engines of a guest that is not there. One whose command line says `unfit` does not run on the hardware. */
+export class FakeEngines {
+  status: EngineStatus = { ...SOFTWARE, problem: null, lastSwitch: null, switches: 0 };
+  #unfit = false;
+
+  start(config: { engine: string; commandLine: string }, probe: HardwareProbe | null): EngineStatus {
+    this.#unfit = config.commandLine.includes('unfit');
+    const problem = config.engine === 'hardware' ? this.#problem(probe) : null;
+    const name = config.engine === 'hardware' && !problem ? HARDWARE : SOFTWARE;
+    this.status = { ...name, problem, lastSwitch: null, switches: 0 };
+    return this.status;
+  }
+
+  switch(kind: string, probe: HardwareProbe | null): EngineSwitch {
+    const { kind: before, accelerator } = this.status;
+    const problem = kind === 'hardware' ? this.#problem(probe) : null;
+    const to = kind === 'hardware' ? HARDWARE : SOFTWARE;
+    const lastSwitch = { from: { kind: before, accelerator }, to, problem, ns: SWITCH_NS, buildNs: 0 };
+    this.status = problem
+      ? { ...this.status, lastSwitch }
+      : { ...to, problem: null, lastSwitch, switches: this.status.switches + 1 };
+    return lastSwitch;
+  }
+
+  #problem(probe: HardwareProbe | null): EngineProblem | null {
+    return probe?.verdict === 'unable' ? NO_KVM : this.#unfit ? UNFIT : null;
+  }
+}
