@@ -27,15 +27,21 @@ export const BLOCK = {
   bytes: 4,
   /** u32: index into the engine's list of blocks. */
   id: 8,
-  /** u32: table slot of the translated region that starts here, 0 for none. */
+  /** u32: an ENTRY of the translated region that can be entered here, 0 for none. */
   region: 12,
   /** i32: executions left until EXIT.hot. */
   heat: 16,
-  /** u32: how often the region that starts here was entered. */
+  /** u32: how often a region was entered here. */
   entries: 20,
   /** u32: how often regions were left in this block for the interpreter. */
   resumes: 24,
   header: 32,
+} as const;
+
+/** How to enter a region: the slot of its function in the table | the entry's node << nodeShift. The function is given it. */
+export const ENTRY = {
+  slotMask: 0xffff,
+  nodeShift: 16,
 } as const;
 
 /** What a translated region's function returns. The vCPU state is complete then. */

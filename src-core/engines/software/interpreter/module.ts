@@ -16,7 +16,7 @@ import type { Callout } from '../../../x86/callout.ts';
 import { CTL, FLAGS_AUX, FLAGS_RESULT, RIP, TLB } from '../../../x86/layout.ts';
 import { SLOW } from '../../../x86/mmu.ts';
 import { MODE } from '../../../x86/mode.ts';
-import { BLOCK, EXIT, LOOKUP, REGION, RESUMES_PER_LOOK, SITE, UOP } from '../exit.ts';
+import { BLOCK, ENTRY, EXIT, LOOKUP, REGION, RESUMES_PER_LOOK, SITE, UOP } from '../exit.ts';
 import { emitLocate, emitRefill } from '../mmu/refill.ts';
 
 /** What the interpreter calls in TypeScript. All return 0 to go on, 1 when a fault was recorded. */
@@ -396,7 +396,7 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   /** 1: a region has refused to run what stands at RIP, which is interpreted therefore. */
   const refused = w.local(I32);
   const g = new InterpreterGen(w, pc, imports);
-  g.regionType = module.functionType([], [I32]);
+  g.regionType = module.functionType([I32], [I32]);
   const makeFlags = (): void => {
     g.state32(CTL.flagsKind);
     w.if().call(deferredFlags).end();
@@ -465,7 +465,7 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
 }
 
 /**
- * Calls the region that starts at `block`, if there is one, and goes by what it returns: round the dispatch loop again,
+ * Calls the region that is entered at `block`, if there is one, and goes by what it returns: round the dispatch loop again,
  * out of the block this is emitted in with `pc` set, out of the interpreter, or on to interpreting `block`.
  */
 function emitRegionCall(
@@ -481,7 +481,8 @@ function emitRegionCall(
   w.if();
   g.state64(RIP);
   w.set(before);
-  w.get(block).mem(i32.load, BLOCK.region).callIndirect(g.regionType).set(result);
+  w.get(block).mem(i32.load, BLOCK.region).tee(result);
+  w.get(result).i32Const(ENTRY.slotMask).op(i32.and).callIndirect(g.regionType).set(result);
   w.get(result).i32Const(REGION.refuse).op(i32.eq).if();
   // Another region may have refused, which this one went on to.
   g.state64(RIP);

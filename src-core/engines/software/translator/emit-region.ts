@@ -4,7 +4,7 @@ import { CodeWriter } from '../../../wasm/writer.ts';
 import { CTL, RIP, TLB } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
 import type { CachedBlock } from '../block-cache.ts';
-import { BLOCK, REGION } from '../exit.ts';
+import { BLOCK, ENTRY, REGION, SITE } from '../exit.ts';
 import { type ControlFlow, RegionGen, type RegionPlace, registerOf, type RegisterSet } from './generator.ts';
 import type { RegionImports } from './imports.ts';
 import { type PageGuard, type Region, type RegionEdge, type RegionNode, RETURN_EDGE } from './region.ts';
@@ -17,7 +17,7 @@ const INSTRUCTIONS_PER_CALL = 50_000;
 
 /**
  * Emits a region as one function, its control flow as nested blocks and loops after the dominator tree (Ramsey,
- * "Beyond Relooper", ICFP 2022). The function takes nothing and returns a REGION code.
+ * "Beyond Relooper", ICFP 2022). The function takes an ENTRY and returns a REGION code.
  */
 export function emitRegion(
   region: Region,
@@ -27,6 +27,9 @@ export function emitRegion(
 ): CodeWriter {
   return new RegionEmitter(region, imports, place, record).emit();
 }
+
+/** The function's parameter. */
+const ENTRY_PARAMETER = 0;
 
 /** Regions call one another this deep; deeper calls go on without coming back. */
 const CALL_DEPTH_MAX = 48;
@@ -39,18 +42,20 @@ export type RecordSite = (node: RegionNode, unpaid: number, at: number) => void;
 
 class RegionEmitter {
   readonly #region: Region;
-  readonly #w = new CodeWriter(0);
+  readonly #w = new CodeWriter(1);
   readonly #g: RegionGen;
   /** Budget below which the region is left at a loop's head. */
   readonly #floor: number;
   readonly #target: number;
-  readonly #children = new Map<RegionNode, RegionNode[]>();
+  /** By dominator. */
+  readonly #children = new Map<RegionNode | undefined, RegionNode[]>();
   readonly #labels = new Map<RegionNode, number>();
   readonly #flagsLive: ReadonlyMap<RegionNode, boolean>;
   /** Registers that may differ from the state at a node's start. */
   readonly #dirtyIn: ReadonlyMap<RegionNode, RegisterSet>;
   readonly #record: RecordSite;
   readonly #regionType: number;
+  readonly #siteTable: number;
 
   constructor(region: Region, imports: RegionImports, place: RegionPlace, record: RecordSite) {
     this.#record = record;
@@ -64,10 +69,10 @@ class RegionEmitter {
       written |= registers.written;
     }
     this.#g = new RegionGen(this.#w, imports, region, place, used, written);
+    this.#siteTable = place.siteTable;
     this.#floor = this.#w.local(I32);
     this.#target = this.#w.local(I64);
     for (const node of region.nodes) {
-      if (node === region.entry) continue;
       const list = this.#children.get(node.dominator);
       if (list) list.push(node);
       else this.#children.set(node.dominator, [node]);
@@ -82,7 +87,8 @@ class RegionEmitter {
     this.#emitChecks();
     w.block();
     g.resumeDepth = w.depth;
-    this.#emitTree(this.#region.entry);
+    if (this.#region.entries.length > 1) this.#emitRoot(this.#children.get(undefined)!);
+    else this.#emitTree(this.#region.entry);
     w.end();
     g.emitResume();
     w.unreachable();
@@ -92,33 +98,75 @@ class RegionEmitter {
   /** Refuses where the budget does not cover a pass through the region, or its code may not lie within CS's limit. */
   #emitChecks(): void {
     const w = this.#w;
-    const { instructions, lowest, highest, modeKey } = this.#region;
-    w.i32Const(0).mem(i32.load, CTL.budget).i32Const(instructions).op(i32.lt_s);
+    const g = this.#g;
+    const { instructions, lowest, highest, modeKey, entries } = this.#region;
+    const several = entries.length > 1;
+    const site = g.scratch(I32, 0);
+    if (several) {
+      // The site of the node to enter at.
+      w.get(ENTRY_PARAMETER).i32Const(ENTRY.nodeShift).op(i32.shr_u).i32Const(SITE.entrySize).op(i32.mul);
+      w.set(site);
+    }
+    w.i32Const(0).mem(i64.load, RIP);
+    if (several) w.get(site).mem(i64.load32_s, this.#siteTable + SITE.delta).op(i64.sub);
+    w.set(g.rip);
+    w.i32Const(0).mem(i32.load, CTL.budget).tee(g.budget).i32Const(instructions).op(i32.lt_s);
     if ((modeKey & MODE.codeSizeMask) !== MODE.code64) {
       // Also no wrapping round at the end of the code size.
-      w.i32Const(0)
-        .mem(i64.load, RIP)
-        .i64Const(BigInt(lowest))
-        .op(i64.add)
-        .i64Const(0n)
-        .op(i64.lt_s)
-        .op(i32.or);
-      w.i32Const(0)
-        .mem(i64.load, RIP)
+      w.get(g.rip).i64Const(BigInt(lowest)).op(i64.add).i64Const(0n).op(i64.lt_s).op(i32.or);
+      w.get(g.rip)
         .i64Const(BigInt(highest - 1))
         .op(i64.add);
       w.i32Const(0).mem(i64.load32_u, CTL.codeLimit).op(i64.gt_s).op(i32.or);
     }
     w.if().i32Const(REGION.refuse).return().end();
-    // How often the region was entered, for the inspector.
-    const entries = this.#region.entry.block.address + BLOCK.entries;
-    w.i32Const(0).i32Const(0).mem(i32.load, entries).i32Const(1).op(i32.add).mem(i32.store, entries);
-    this.#g.emitEntry();
-    w.get(this.#g.budget).i32Const(INSTRUCTIONS_PER_CALL).op(i32.sub).tee(this.#floor);
+    this.#countEntry(several ? site : undefined);
+    g.reload();
+    w.get(g.budget).i32Const(INSTRUCTIONS_PER_CALL).op(i32.sub).tee(this.#floor);
     w.i32Const(instructions).get(this.#floor).i32Const(instructions).op(i32.gt_s).select().set(this.#floor);
   }
 
+  /** How often the region was entered at a block, for the inspector. */
+  #countEntry(site: number | undefined): void {
+    const w = this.#w;
+    const block = this.#g.scratch(I32, 1);
+    let known = 0;
+    if (site === undefined) known = this.#region.entry.block.address;
+    else w.get(site).mem(i32.load, this.#siteTable + SITE.block).set(block);
+    const address = (): CodeWriter => (site === undefined ? w.i32Const(0) : w.get(block));
+    address();
+    address()
+      .mem(i32.load, known + BLOCK.entries)
+      .i32Const(1)
+      .op(i32.add);
+    w.mem(i32.store, known + BLOCK.entries);
+  }
+
   // ---- structure -----------------------------------------------------------------------------------------------
+
+  /** Goes to the node to enter at, and emits what no node dominates. */
+  #emitRoot(tops: readonly RegionNode[]): void {
+    const w = this.#w;
+    const last = [...tops].sort((a, b) => a.order - b.order).at(-1);
+    if (!last) {
+      const { entry, entries } = this.#region;
+      const depthOf = (node: RegionNode): number => w.depth - this.#labels.get(node)!;
+      const byOrder = new Map(entries.map((node) => [node.order, node]));
+      const most = Math.max(...byOrder.keys());
+      w.get(ENTRY_PARAMETER).i32Const(ENTRY.nodeShift).op(i32.shr_u);
+      w.brTable(
+        Array.from({ length: most + 1 }, (_, order) => depthOf(byOrder.get(order) ?? entry)),
+        depthOf(entry),
+      );
+      return;
+    }
+    w.block();
+    this.#labels.set(last, w.depth);
+    this.#emitRoot(tops.filter((node) => node !== last));
+    w.end();
+    this.#atMerge(last);
+    this.#emitTree(last);
+  }
 
   /** A node and all it dominates. */
   #emitTree(node: RegionNode): void {
@@ -267,29 +315,30 @@ class RegionEmitter {
   #chain(node: RegionNode, { delta, after }: RegionEdge, block: CachedBlock): void {
     const w = this.#w;
     const g = this.#g;
-    const slot = g.scratch(I32, 13);
+    const entry = g.scratch(I32, 13);
+    const call = (): CodeWriter => w.get(entry).get(entry).i32Const(ENTRY.slotMask).op(i32.and);
     g.storeRip(delta);
     this.#storeState();
     w.i32Const(0)
       .mem(i32.load, block.address + BLOCK.region)
-      .tee(slot)
+      .tee(entry)
       .op(i32.eqz)
       .if();
     w.i32Const(REGION.continue).return();
     w.end();
     if (!after) {
-      w.get(slot).returnCallIndirect(this.#regionType);
+      call().returnCallIndirect(this.#regionType);
       return;
     }
     // A call: its region returns to this function, which goes on if RIP says that the guest's did likewise.
     const depth = g.scratch(I32, 14);
     w.i32Const(0).mem(i32.load, CTL.callDepth).tee(depth).i32Const(CALL_DEPTH_MAX).op(i32.ge_s).if();
-    w.get(slot).returnCallIndirect(this.#regionType);
+    call().returnCallIndirect(this.#regionType);
     w.end();
     w.i32Const(0).get(depth).i32Const(1).op(i32.add).mem(i32.store, CTL.callDepth);
-    w.get(slot).callIndirect(this.#regionType).set(slot);
+    call().callIndirect(this.#regionType).set(entry);
     w.i32Const(0).get(depth).mem(i32.store, CTL.callDepth);
-    w.get(slot).if().get(slot).return().end();
+    w.get(entry).if().get(entry).return().end();
     w.i32Const(0).mem(i64.load, RIP);
     g.pushRip(after.delta);
     w.op(i64.ne).if().i32Const(REGION.continue).return().end();

@@ -110,7 +110,7 @@ export class RegionGen implements OpGen {
   readonly #written: RegisterSet;
   /** The TLB bank is TLB.bankUser, and not in local `bank`. */
   readonly #bankKnown: boolean;
-  /** RIP at the region's entry (i64). */
+  /** RIP at the node the region was grown from (i64). */
   readonly rip: number;
   /** Instructions left (i32), when the region returns, and the TLB bank. */
   readonly budget: number;
@@ -180,12 +180,6 @@ export class RegionGen implements OpGen {
   }
 
   // ---- entry and exits -----------------------------------------------------------------------------------------
-
-  /** Loads what the region keeps in locals. */
-  emitEntry(): void {
-    this.w.i32Const(0).mem(i64.load, RIP).set(this.rip);
-    this.reload();
-  }
 
   /** Loads registers, budget and TLB bank: TypeScript may have changed them. */
   reload(): void {

@@ -3,7 +3,7 @@ import type { ModuleWriter } from '../../../wasm/writer.ts';
 
 /** What translated code calls: indices of the functions a module of regions imports, and of the type of its own. */
 export interface RegionImports {
-  /** () -> REGION code. */
+  /** (ENTRY) -> REGION code. */
   regionType: number;
   /** () -> (): makes the flags' words from their deferred form (wasm, from the interpreter's module). */
   deferredFlags: number;
@@ -28,7 +28,7 @@ export type RegionImportValues = Record<Exclude<keyof RegionImports, 'regionType
 
 export function declareRegionImports(module: ModuleWriter): RegionImports {
   return {
-    regionType: module.functionType([], [I32]),
+    regionType: module.functionType([I32], [I32]),
     deferredFlags: module.importFunction('deferredFlags', [], []),
     locateLoad: module.importFunction('locateLoad', [I32, I32, I32, I32], [I32]),
     locateStore: module.importFunction('locateStore', [I32, I32, I32, I32], [I32]),

@@ -52,17 +52,22 @@ export interface RegionNode {
   readonly edges: Map<number, RegionEdge>;
   /** Position in reverse postorder. */
   order: number;
-  /** Immediate dominator; itself for the entry. */
-  dominator: RegionNode;
+  /** Immediate dominator; none when the region is entered here, or in several places that all lead here. */
+  dominator: RegionNode | undefined;
+  /** The region may as well be entered here. */
+  enterable: boolean;
   /** Edges that come from earlier in reverse postorder, and from later (a loop's back edges). */
   forwardIn: number;
   backIn: number;
 }
 
-/** Hot code that is translated as one function: entered at its first node only, every loop entered at its head only. */
+/** Hot code that is translated as one function; every loop is entered at its head only. */
 export interface Region {
   readonly modeKey: number;
+  /** The node it was grown from. Offsets count from RIP there. */
   readonly entry: RegionNode;
+  /** Where the function can be entered, `entry` first: others are where calls return to and where ways meet. */
+  readonly entries: readonly RegionNode[];
   /** In reverse postorder. */
   readonly nodes: readonly RegionNode[];
   /** Guest instructions of all nodes: no path without a loop is longer. */
@@ -80,6 +85,10 @@ export interface RegionSource {
   block(code: number, modeKey: number): CachedBlock | undefined;
   /** Whether it was executed often enough to be worth including. */
   warm(block: CachedBlock): boolean;
+  /** Whether another region is entered there, which this one should go on to rather than hold the same code. */
+  begun(block: CachedBlock): boolean;
+  /** Whether the region should be entered there too. */
+  wanted(block: CachedBlock): boolean;
   /** Whether regions may go on to one another. */
   readonly chaining: boolean;
   /** See Region. */
@@ -120,9 +129,15 @@ class RegionBuilder {
     const entry = this.#add(this.#entryBlock, 0, undefined);
     if (!entry) return undefined;
     for (let node = this.#queue.shift(); node; node = this.#queue.shift()) this.#follow(node);
-    let nodes = arrange(entry);
-    if (cutIrreducible(nodes)) nodes = arrange(entry);
+    let nodes = arrange([entry]);
+    if (cutIrreducible(nodes)) nodes = arrange([entry]);
     countEdges(nodes);
+    const entries = [entry, ...this.#furtherEntries(nodes)];
+    if (entries.length > 1) {
+      nodes = arrange(entries);
+      countEdges(nodes);
+      for (const node of entries) node.forwardIn++;
+    }
     let lowest = 0;
     let highest = 0;
     let instructions = 0;
@@ -132,7 +147,35 @@ class RegionBuilder {
       instructions += block.instructions.length;
     }
     const { oneUserBank } = this.#source;
-    return { modeKey: this.#modeKey, entry, nodes, instructions, lowest, highest, oneUserBank };
+    return { modeKey: this.#modeKey, entry, entries, nodes, instructions, lowest, highest, oneUserBank };
+  }
+
+  /**
+   * Where else the region is entered: where that is wanted, where its calls return to and where ways meet, as what is
+   * known about the state ends there anyway. Not within loops, which have one entry, nor in pages that would have to be
+   * checked first.
+   */
+  #furtherEntries(nodes: readonly RegionNode[]): RegionNode[] {
+    if (!this.#source.chaining) return [];
+    const returns = new Set(nodes.map(({ edges }) => edges.get(AFTER_CALL_EDGE)?.target));
+    const inLoops = loopBodies(nodes);
+    for (const node of nodes) {
+      node.enterable =
+        !node.frame &&
+        node.block.secondPage < 0 &&
+        pageOf(this.#inPage + node.delta) === 0 &&
+        !inLoops.has(node);
+    }
+    return nodes.filter(
+      (node) =>
+        node.order > 0 &&
+        node.enterable &&
+        (node.forwardIn > 1 ||
+          node.backIn > 0 ||
+          returns.has(node) ||
+          this.#source.wanted(node.block)) &&
+        !this.#source.begun(node.block),
+    );
   }
 
   #key(delta: number, frame: CallFrame | undefined): string {
@@ -155,11 +198,11 @@ class RegionBuilder {
       frame,
       edges: new Map(),
       order: -1,
-      dominator: undefined as unknown as RegionNode,
+      dominator: undefined,
+      enterable: false,
       forwardIn: 0,
       backIn: 0,
     };
-    node.dominator = node;
     this.#instructions += block.instructions.length;
     this.#nodes.set(this.#key(delta, frame), node);
     this.#queue.push(node);
@@ -268,7 +311,9 @@ class RegionBuilder {
     edge.guards = guards;
     if (follow) {
       edge.target = this.#nodes.get(this.#key(delta, frame));
-      if (!edge.target && this.#source.warm(block)) edge.target = this.#add(block, delta, frame);
+      if (!edge.target && this.#source.warm(block) && (frame || !this.#source.begun(block))) {
+        edge.target = this.#add(block, delta, frame);
+      }
     }
     if (!edge.target && this.#source.chaining) edge.chain = block;
     return edge;
@@ -304,9 +349,43 @@ function controlKindOf(name: string): ['jmp' | 'branch' | 'skip' | undefined, nu
 }
 
 /** Reverse postorder and dominators (the iteration of Cooper, Harvey and Kennedy). */
-function arrange(entry: RegionNode): RegionNode[] {
+function arrange(entries: readonly RegionNode[]): RegionNode[] {
   const nodes: RegionNode[] = [];
-  const seen = new Set<RegionNode>([entry]);
+  const seen = new Set<RegionNode>();
+  for (const entry of entries.toReversed()) visit(entry, seen, nodes);
+  nodes.reverse();
+  nodes.forEach((node, order) => {
+    node.order = order;
+    node.dominator = undefined;
+  });
+  const predecessors = predecessorsOf(nodes);
+  const done = new Set<RegionNode>(entries);
+  const fixed = new Set<RegionNode>(entries);
+  for (let changed = true; changed;) {
+    changed = false;
+    for (const node of nodes) {
+      if (fixed.has(node)) continue;
+      let dominator: RegionNode | undefined;
+      let first = true;
+      for (const predecessor of predecessors.get(node)!) {
+        if (!done.has(predecessor)) continue;
+        dominator = first ? predecessor : common(dominator, predecessor);
+        first = false;
+      }
+      if (!done.has(node) || node.dominator !== dominator) {
+        node.dominator = dominator;
+        done.add(node);
+        changed = true;
+      }
+    }
+  }
+  return nodes;
+}
+
+/** Appends what an entry leads to, and was not seen before, in postorder. */
+function visit(entry: RegionNode, seen: Set<RegionNode>, nodes: RegionNode[]): void {
+  if (seen.has(entry)) return;
+  seen.add(entry);
   const stack: { node: RegionNode; next: RegionEdge[] }[] = [
     { node: entry, next: [...entry.edges.values()] },
   ];
@@ -322,45 +401,46 @@ function arrange(entry: RegionNode): RegionNode[] {
     seen.add(target);
     stack.push({ node: target, next: [...target.edges.values()] });
   }
-  nodes.reverse();
-  nodes.forEach((node, order) => {
-    node.order = order;
-    node.dominator = node;
-  });
+}
+
+function predecessorsOf(nodes: readonly RegionNode[]): Map<RegionNode, RegionNode[]> {
   const predecessors = new Map<RegionNode, RegionNode[]>(nodes.map((node) => [node, []]));
   for (const node of nodes) {
     for (const { target } of node.edges.values()) if (target) predecessors.get(target)!.push(node);
   }
-  const done = new Set<RegionNode>([entry]);
-  for (let changed = true; changed;) {
-    changed = false;
-    for (const node of nodes) {
-      if (node === entry) continue;
-      let dominator: RegionNode | undefined;
-      for (const predecessor of predecessors.get(node)!) {
-        if (done.has(predecessor)) dominator = dominator ? common(dominator, predecessor) : predecessor;
-      }
-      if (!done.has(node) || node.dominator !== dominator) {
-        node.dominator = dominator!;
-        done.add(node);
-        changed = true;
-      }
-    }
-  }
-  return nodes;
+  return predecessors;
 }
 
-function common(a: RegionNode, b: RegionNode): RegionNode {
-  while (a !== b) {
-    while (a.order > b.order) a = a.dominator;
-    while (b.order > a.order) b = b.dominator;
+function common(a: RegionNode | undefined, b: RegionNode | undefined): RegionNode | undefined {
+  while (a && b && a !== b) {
+    if (a.order > b.order) a = a.dominator;
+    else b = b.dominator;
   }
-  return a;
+  return a && b;
 }
 
 function dominates(a: RegionNode, b: RegionNode): boolean {
-  while (b.order > a.order) b = b.dominator;
-  return a === b;
+  let at: RegionNode | undefined = b;
+  while (at && at.order > a.order) at = at.dominator;
+  return a === at;
+}
+
+/** The nodes of loops that are not the heads of outermost ones. */
+function loopBodies(nodes: readonly RegionNode[]): Set<RegionNode> {
+  const predecessors = predecessorsOf(nodes);
+  const bodies = new Set<RegionNode>();
+  for (const head of nodes) {
+    if (head.backIn === 0) continue;
+    const body = new Set<RegionNode>();
+    const queue = predecessors.get(head)!.filter((from) => from.order >= head.order);
+    for (let node = queue.pop(); node; node = queue.pop()) {
+      if (node === head || body.has(node)) continue;
+      body.add(node);
+      bodies.add(node);
+      queue.push(...predecessors.get(node)!);
+    }
+  }
+  return bodies;
 }
 
 /** Makes an edge into the middle of a loop leave the region instead. True when there was one. */
@@ -379,6 +459,10 @@ function cutIrreducible(nodes: readonly RegionNode[]): boolean {
 }
 
 function countEdges(nodes: readonly RegionNode[]): void {
+  for (const node of nodes) {
+    node.forwardIn = 0;
+    node.backIn = 0;
+  }
   for (const node of nodes) {
     for (const { target } of node.edges.values()) {
       if (!target) continue;

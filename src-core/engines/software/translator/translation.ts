@@ -4,11 +4,13 @@ import type { CachedBlock } from '../block-cache.ts';
 export interface Translation {
   /** Counts translations. */
   readonly id: number;
-  /** Where it is entered. */
+  /** What it was grown from. */
   readonly entry: CachedBlock;
+  /** Where it is entered, `entry` first, unless other regions are entered there: node number and block. */
+  readonly entries: readonly { readonly node: number; readonly block: CachedBlock }[];
   readonly slot: number;
   /** Its nodes in reverse postorder: a region itself, with its IR, is too large to keep. */
-  readonly nodes: readonly { readonly block: CachedBlock; readonly delta: number }[];
+  readonly nodes: readonly TranslatedNode[];
   readonly blocks: ReadonlySet<CachedBlock>;
   /** Blocks whose regions it goes on to. */
   readonly chains: ReadonlySet<CachedBlock>;
@@ -20,6 +22,13 @@ export interface Translation {
   dead: boolean;
 }
 
+export interface TranslatedNode {
+  readonly block: CachedBlock;
+  readonly delta: number;
+  /** The region may be entered here, when it is translated anew for that. */
+  readonly enterable: boolean;
+}
+
 export interface TranslationOrigin {
   /** Linear address it had when it was translated (it may have others). Signed for 64-bit code. */
   readonly linear: number;
@@ -27,6 +36,10 @@ export interface TranslationOrigin {
   readonly pages: ReadonlyMap<number, number>;
   /** Blocks that were warm then, of those that were asked about. */
   readonly warm: ReadonlySet<CachedBlock>;
+  /** Blocks where it had to be entered too. */
+  readonly wanted: ReadonlySet<CachedBlock>;
+  /** Blocks where other regions were entered, of those that were asked about. */
+  readonly begun: ReadonlySet<CachedBlock>;
   /** Blocks with an id below this were known. */
   readonly blocks: number;
 }

@@ -6,7 +6,7 @@ import { CTL, RIP, TLB } from '../../../x86/layout.ts';
 import { type LiftedBlock, liftBlock } from '../../../x86/lift/block.ts';
 import { MODE } from '../../../x86/mode.ts';
 import type { BlockCache, CachedBlock } from '../block-cache.ts';
-import { BLOCK, SITE, UOP } from '../exit.ts';
+import { BLOCK, ENTRY, SITE, UOP } from '../exit.ts';
 import { type AccessCause, Adaptations } from './adaptation.ts';
 import { emitRegion, type RecordSite } from './emit-region.ts';
 import type { IsAdapted } from './generator.ts';
@@ -66,6 +66,8 @@ export class Translator {
   readonly #freeSlots: number[] = [];
   #nextSlot = 1;
   readonly #translations = new Set<Translation>();
+  /** Translations by where they are entered. */
+  readonly #byEntry = new Map<CachedBlock, Translation>();
   /** Translations by the blocks they hold, and by those whose regions they go on to. */
   readonly #byBlock = new Map<CachedBlock, Set<Translation>>();
   readonly #byChain = new Map<CachedBlock, Set<Translation>>();
@@ -96,6 +98,7 @@ export class Translator {
     this.#blocks = blocks;
     this.#options = options;
     this.#adaptations = new Adaptations(cpu.accounting);
+    (globalThis as any).__tr = this;
     this.table = new WebAssembly.Table({ element: 'anyfunc', initial: SLOTS, maximum: SLOTS });
   }
 
@@ -104,11 +107,36 @@ export class Translator {
     this.#imports = imports;
   }
 
-  /** A block came to its threshold: translates the region it starts. It is entered once `flush` was called. */
+  /**
+   * A block came to its threshold: translates the region it starts, or anew one that holds it, to be entered there too.
+   * It is entered once `flush` was called.
+   */
   request(block: CachedBlock): void {
-    if (block.dead || (block.modeKey & MODE.single) !== 0) return;
+    if (block.dead || (block.modeKey & MODE.single) !== 0 || this.#byEntry.has(block)) return;
+    for (const translation of this.#byBlock.get(block) ?? []) {
+      if (!translation.nodes.some((node) => node.block === block && node.enterable)) continue;
+      const wanted = this.#wantedEntries(translation).add(block);
+      this.#drop(translation);
+      this.#translateFrom(translation.entry, wanted);
+      break;
+    }
+    if (!this.#byEntry.has(block)) this.#translateFrom(block, new Set());
+  }
+
+  /** Blocks in a region that were executed outside of it since it was made, and where it may be entered. */
+  #wantedEntries({ nodes, origin }: Translation): Set<CachedBlock> {
+    const wanted = new Set(origin.wanted);
+    for (const { block, enterable } of nodes) {
+      if (enterable && this.#isWarmOutside(block)) wanted.add(block);
+    }
+    return wanted;
+  }
+
+  /** Translates the region that grows from a block. */
+  #translateFrom(block: CachedBlock, wanted: ReadonlySet<CachedBlock>): void {
     const pages = new Map<number, number>();
     const warm = new Set<CachedBlock>();
+    const begun = new Set<CachedBlock>();
     const region = buildRegion(block, {
       ...this.#source,
       page: (distance) => {
@@ -121,6 +149,12 @@ export class Translator {
         if (isWarm) warm.add(candidate);
         return isWarm;
       },
+      wanted: (candidate) => wanted.has(candidate),
+      begun: (candidate) => {
+        const isBegun = this.#isBegun(candidate, block);
+        if (isBegun) begun.add(candidate);
+        return isBegun;
+      },
     });
     if (!region) return;
     const slot = this.#freeSlots.pop() ?? this.#nextSlot;
@@ -130,15 +164,24 @@ export class Translator {
     const translation: Translation = {
       id: this.#translated,
       entry: block,
+      entries: region.entries
+        .map((node) => ({ node: node.order, block: node.block }))
+        .filter((entry) => !this.#byEntry.has(entry.block)),
       slot,
-      origin: { linear: this.#linearOf(block), pages, warm, blocks: this.#blocks.count },
+      origin: { linear: this.#linearOf(block), pages, warm, wanted, begun, blocks: this.#blocks.count },
       wasmBytes: code.code.length,
-      nodes: region.nodes.map((node) => ({ block: node.block, delta: node.delta })),
+      nodes: region.nodes.map(({ block: held, delta, enterable }) => ({ block: held, delta, enterable })),
       blocks: new Set(region.nodes.map((node) => node.block)),
       chains: chainsOf(region),
       dead: false,
     };
     this.#waiting.push({ translation, code });
+    // That what is part of a region becomes hot by itself, it must be executed outside of it as often again.
+    for (const held of translation.blocks) {
+      const heat = (held.address + BLOCK.heat) >> 2;
+      this.#arena.i32[heat] = Math.max(this.#arena.i32[heat]!, this.#options.threshold);
+    }
+    for (const entry of translation.entries) this.#byEntry.set(entry.block, translation);
     enter(this.#byBlock, translation.blocks, translation);
     enter(this.#byChain, translation.chains, translation);
     this.#translations.add(translation);
@@ -187,7 +230,7 @@ export class Translator {
     module.importTable(SLOTS);
     declareRegionImports(module);
     for (const { translation, code } of batch) {
-      const index = module.declare([], [I32_RESULT]);
+      const index = module.declare([I32], [I32]);
       module.define(index, code);
       module.element(translation.slot, index);
     }
@@ -198,7 +241,9 @@ export class Translator {
       env: { memory: this.#arena.memory, table: this.table, ...this.#imports },
     });
     for (const { translation } of batch) {
-      this.#arena.u32[(translation.entry.address + BLOCK.region) >> 2] = translation.slot;
+      for (const { node, block } of translation.entries) {
+        this.#arena.u32[(block.address + BLOCK.region) >> 2] = translation.slot | (node << ENTRY.nodeShift);
+      }
     }
   }
 
@@ -226,13 +271,16 @@ export class Translator {
     this.#invalidated++;
     this.#drops.count(translation.entry);
     this.#translations.delete(translation);
-    const { address } = translation.entry;
     const { u32, i32 } = this.#arena;
-    u32[(address + BLOCK.region) >> 2] = 0;
-    this.#pastEntries += u32[(address + BLOCK.entries) >> 2]!;
-    u32[(address + BLOCK.entries) >> 2] = 0;
-    // Hot again, it is translated anew.
-    i32[(address + BLOCK.heat) >> 2] = this.#options.threshold;
+    for (const { block } of translation.entries) {
+      const { address } = block;
+      this.#byEntry.delete(block);
+      u32[(address + BLOCK.region) >> 2] = 0;
+      this.#pastEntries += u32[(address + BLOCK.entries) >> 2]!;
+      u32[(address + BLOCK.entries) >> 2] = 0;
+      // Hot again, it is translated anew.
+      i32[(address + BLOCK.heat) >> 2] = this.#options.threshold;
+    }
     this.table.set(translation.slot, null);
     this.#freeSlots.push(translation.slot);
     withdraw(this.#byBlock, translation.blocks, translation);
@@ -269,10 +317,14 @@ export class Translator {
   }
 
   statistics(): TranslatorStatistics {
-    let entries = this.#pastEntries;
-    for (const { entry } of this.#translations) {
-      entries += this.#arena.u32[(entry.address + BLOCK.entries) >> 2]!;
+    if (process.env.DUP) {
+      const blocks = new Map<CachedBlock, number>(); let nodes = 0, ins = 0, single=0, wb=0, ents=0;
+      for (const t of this.#translations) { wb+=t.wasmBytes; ents+=t.entries.length; for (const n of t.nodes) { nodes++; ins += n.block.instructions.length; blocks.set(n.block, (blocks.get(n.block) ?? 0) + 1); } if (t.nodes.length === 1) single++; }
+      let di = 0; for (const b of blocks.keys()) di += b.instructions.length;
+      console.error('DUP', this.#translations.size, 'of', this.#translated, 'entries', ents, 'nodes', nodes, 'ins', ins, 'distinct', blocks.size, di, 'single', single, 'bytes', wb);
     }
+    let entries = this.#pastEntries;
+    for (const translation of this.#translations) entries += this.#entriesOf(translation);
     return {
       translated: this.#translated,
       regions: this.#translations.size,
@@ -284,13 +336,20 @@ export class Translator {
     };
   }
 
+  /** How often a translation was entered. */
+  #entriesOf({ entries }: Translation): number {
+    let sum = 0;
+    for (const { block } of entries) sum += this.#arena.u32[(block.address + BLOCK.entries) >> 2]!;
+    return sum;
+  }
+
   // ---- inspection ----------------------------------------------------------------------------------------------
 
   /** Translations alive, with how often each was entered and its place's translations were dropped before. */
   *inspectTranslations(): Generator<{ translation: Translation; entries: number; dropped: number }> {
     for (const translation of this.#translations) {
       const { entry } = translation;
-      const entries = this.#arena.u32[(entry.address + BLOCK.entries) >> 2]!;
+      const entries = this.#entriesOf(translation);
       yield { translation, entries, dropped: this.#drops.of(entry) };
     }
   }
@@ -301,6 +360,8 @@ export class Translator {
     const region = buildRegion(entry, {
       ...this.#source,
       warm: (block) => origin.warm.has(block),
+      wanted: (block) => origin.wanted.has(block),
+      begun: (block) => origin.begun.has(block),
       block: (code, modeKey) => {
         const block = this.#blocks.peek(code, modeKey);
         return block && block.id < origin.blocks ? block : undefined;
@@ -340,12 +401,27 @@ export class Translator {
   // ---- what regions are made of --------------------------------------------------------------------------------
 
   #isWarm(block: CachedBlock): boolean {
+    return this.#byBlock.has(block) || this.#isWarmOutside(block);
+  }
+
+  /** The same, but for executions before it became part of a region. */
+  #isWarmOutside(block: CachedBlock): boolean {
     const { threshold } = this.#options;
     const executed = threshold - this.#arena.i32[(block.address + BLOCK.heat) >> 2]!;
     return executed * WARM_SHARE >= threshold;
   }
 
-  get #source(): Omit<RegionSource, 'page'> {
+  /**
+   * Whether another region is entered at `block`, so that one grown from `entry` need not hold the same code. Where that
+   * region goes on to `entry` they are parts of a loop, which is better in one piece.
+   */
+  #isBegun(block: CachedBlock, entry: CachedBlock): boolean {
+    const translation = this.#byEntry.get(block);
+    if (!translation || block === entry || !this.#options.chaining) return false;
+    return !translation.chains.has(entry);
+  }
+
+  get #source(): Omit<RegionSource, 'page' | 'wanted' | 'begun'> {
     return {
       block: (code, modeKey) => this.#blocks.peek(code, modeKey),
       warm: (candidate) => this.#isWarm(candidate),
@@ -384,7 +460,7 @@ export class Translator {
   }
 }
 
-const I32_RESULT = 0x7f;
+const I32 = 0x7f;
 
 /** Index of a micro-op in its block. */
 function indexOf(block: CachedBlock, uop: number): number {
