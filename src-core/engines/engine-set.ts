@@ -5,8 +5,11 @@ import type { EngineCounters } from '../protocol/vm.ts';
 import type { Cpu } from '../x86/cpu.ts';
 import type { Engine } from './engine.ts';
 import { HardwareEngine } from './hardware/kvm/hardware-engine.ts';
+import { KvmError } from './hardware/kvm/errors.ts';
+import { ModelEngine } from './hardware/model/model-engine.ts';
+import { builtInProfile, ProfileError } from './hardware/model/profile.ts';
 import { SoftwareEngine } from './software/software-engine.ts';
-import { hardwareRefused } from './unavailable.ts';
+import { EngineUnavailableError, hardwareRefused } from './unavailable.ts';
 
 /** What engines are made from. */
 export interface EngineParts {
@@ -47,6 +50,9 @@ export class EngineSet {
 
   /** The engine for a target. @throws EngineUnavailableError, KvmError */
   get(target: EngineTarget): Engine {
+    const accelerator =
+      target.kind === 'hardware' && (target.accelerator ?? this.#parts.hardware.accelerator);
+    if (accelerator === 'auto') return this.#getAny({ ...target, kind: 'hardware' });
     const wanted = this.#complete(target);
     const key = keyOf(wanted);
     let engine = this.#made.get(key);
@@ -54,30 +60,45 @@ export class EngineSet {
     return engine;
   }
 
+  /** KVM, or the model where that can't be had. */
+  #getAny(target: EngineTarget & { kind: 'hardware' }): Engine {
+    try {
+      return this.get({ ...target, accelerator: 'kvm' });
+    } catch (error) {
+      const configuration = error instanceof EngineUnavailableError && error.problem.kind === 'configuration';
+      if (!configuration && !(error instanceof KvmError)) throw error;
+      return this.get({ ...target, accelerator: 'model' });
+    }
+  }
+
   #complete(target: EngineTarget): Wanted {
     if (target.kind === 'software') return target;
-    const { accelerator = 'kvm', ...rest } = { ...this.#parts.hardware, ...target };
-    return { accelerator, ...rest };
+    const { accelerator, ...rest } = { ...this.#parts.hardware, ...target };
+    return { accelerator: accelerator === 'model' ? 'model' : 'kvm', ...rest };
   }
 
   #make(wanted: Wanted): Engine {
     if (wanted.kind === 'software') return this.software;
-    if (this.#parts.clock === 'icount') {
+    const { arena, cpu, clock } = this.#parts;
+    const { software } = this;
+    if (wanted.accelerator === 'model') return this.#makeModel(wanted);
+    if (clock === 'icount') {
       throw hardwareRefused(
         'configuration',
         'Hardware does not count instructions, which the icount clock needs.',
       );
     }
-    switch (wanted.accelerator) {
-      case 'kvm': {
-        const { arena, cpu } = this.#parts;
-        return new HardwareEngine({ arena, cpu, software: this.software });
-      }
-      case 'model':
-        throw hardwareRefused(
-          'configuration',
-          'The model of hardware virtualization is not part of this version.',
-        );
+    return new HardwareEngine({ arena, cpu, software });
+  }
+
+  #makeModel({ mmu = 'nested', profile }: Omit<HardwareOptions, 'accelerator'>): Engine {
+    const { cpu } = this.#parts;
+    try {
+      const costs = typeof profile === 'object' ? profile : builtInProfile(profile);
+      return new ModelEngine({ cpu, software: this.software, mmu, profile: costs });
+    } catch (error) {
+      if (!(error instanceof ProfileError)) throw error;
+      throw hardwareRefused('configuration', error.message);
     }
   }
 
@@ -123,5 +144,6 @@ function disposeAll(engines: Engine[]): void {
 function keyOf(wanted: Wanted): string {
   if (wanted.kind === 'software') return 'software';
   const { accelerator, mmu = '', profile = '' } = wanted;
-  return ['hardware', accelerator, mmu, profile].join(' ');
+  const costs = typeof profile === 'object' ? JSON.stringify(profile) : profile;
+  return ['hardware', accelerator, mmu, costs].join(' ');
 }

@@ -177,6 +177,6 @@ function nameOf(engine: Engine): EngineName {
 function targetName(target: EngineTarget): EngineName {
   return {
     kind: target.kind,
-    accelerator: target.kind === 'hardware' ? (target.accelerator ?? 'kvm') : null,
+    accelerator: target.kind === 'software' ? null : target.accelerator === 'model' ? 'model' : 'kvm',
   };
 }

@@ -4,6 +4,8 @@ import { DebugConsole } from '../devices/debug-console.ts';
 import { DebugExit } from '../devices/debug-exit.ts';
 import type { Uart } from '../devices/uart.ts';
 import { EngineSet } from '../engines/engine-set.ts';
+import type { ModelStatistics } from '../engines/hardware/model/meter.ts';
+import { ModelEngine } from '../engines/hardware/model/model-engine.ts';
 import type { Translator, TranslatorStatistics } from '../engines/software/translator/translator.ts';
 import type { BootPlan, BootRegisters } from '../firmware/boot.ts';
 import { planBoot } from '../firmware/load.ts';
@@ -80,6 +82,8 @@ export interface MachineStatistics {
   engineStatus: EngineStatus;
   /** What lies under the hardware engine counted, by accelerator. */
   counters: EngineCounters;
+  /** What the model of hardware virtualization has counted, while it runs the guest. Its cycles are modelled. */
+  model: ModelStatistics | undefined;
 }
 
 export interface MachineOptions {
@@ -322,6 +326,7 @@ export class Machine extends EventEmitter<MachineEvents> {
   }
 
   statistics(): MachineStatistics {
+    const { current } = this.#selector;
     return {
       state: this.#state,
       engine: this.engine,
@@ -331,6 +336,7 @@ export class Machine extends EventEmitter<MachineEvents> {
       translator: this.#softwareUsed ? this.#engines.software.translatorStatistics() : undefined,
       engineStatus: this.engineStatus,
       counters: this.#engines.counters(),
+      model: current instanceof ModelEngine ? current.statistics() : undefined,
     };
   }
 

@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { costProfileSchema } from '../engines/hardware/model/profile.ts';
 
 /** Engines: which there are, which one runs a guest, and how it came to that. */
 
@@ -13,11 +14,12 @@ export type Accelerator = z.infer<typeof acceleratorSchema>;
 
 /** How the hardware engine runs a guest; what is left out is the engine's choice. */
 export const hardwareOptionsSchema = z.strictObject({
-  accelerator: acceleratorSchema.optional(),
-  /** How the model virtualizes memory: shadow page tables, or two-dimensional (nested) page walks. */
+  /** `kvm` unless given. `auto`: KVM where this host has it, else the model. */
+  accelerator: z.enum([...acceleratorSchema.options, 'auto']).optional(),
+  /** How the model virtualizes memory: shadow page tables, or two-dimensional (nested) page walks (unless given). */
   mmu: z.enum(['shadow', 'nested']).optional(),
-  /** Cost profile of the model, by name. */
-  profile: z.string().min(1).optional(),
+  /** Cost profile of the model: the name of a built-in one, or one of the caller's own. */
+  profile: z.union([z.string().min(1), costProfileSchema]).optional(),
 });
 export type HardwareOptionsInput = z.input<typeof hardwareOptionsSchema>;
 export type HardwareOptions = z.output<typeof hardwareOptionsSchema>;
@@ -75,7 +77,7 @@ export type EngineStatus = z.infer<typeof engineStatusSchema>;
 /** "hardware (KVM)" and the like, for messages. */
 export function describeEngine({ kind, accelerator }: EngineName): string {
   if (accelerator === null) return kind;
-  return `${kind} (${accelerator === 'kvm' ? 'KVM' : 'model'})`;
+  return `${kind} (${accelerator === 'kvm' ? 'KVM' : 'modelled'})`;
 }
 
 /** A problem in one line. */

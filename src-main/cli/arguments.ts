@@ -1,14 +1,10 @@
 import { parseArgs } from 'node:util';
-import type { TranslatorOptionsInput } from '../../src-core/protocol/machine-config.ts';
+import type { HardwareOptionsInput, TranslatorOptionsInput } from '../../src-core/protocol/machine-config.ts';
 import { MEMORY_MIB_MAX, MEMORY_MIB_MIN } from '../../src-core/protocol/vm.ts';
+import { HARDWARE_HELP, HARDWARE_OPTIONS, parseHardwareOptions } from './hardware-options.ts';
+import { parseChoice, UsageError } from './usage.ts';
 
-/** A command line that cannot be carried out; ends the program with exit code 2 and this one line. */
-export class UsageError extends Error {
-  constructor(message: string) {
-    super(message.replaceAll(/\s*\n\s*/g, ' ').trim());
-    this.name = 'UsageError';
-  }
-}
+export { parseChoice, UsageError } from './usage.ts';
 
 /** Where a serial port goes. */
 export type SerialTarget = { kind: 'stdio' } | { kind: 'file'; path: string } | { kind: 'none' };
@@ -22,6 +18,7 @@ export interface RunOptions {
   firmware: string | undefined;
   memoryMib: number;
   engine: 'software' | 'hardware';
+  hardware: HardwareOptionsInput;
   serial: SerialTarget;
   serial2: SerialTarget;
   debugcon: string | undefined;
@@ -54,6 +51,7 @@ What to boot
 The machine
   --memory MIB             guest memory, ${MEMORY_MIB_MIN} to ${MEMORY_MIB_MAX} (default ${MEMORY_MIB_DEFAULT})
   --engine NAME            software or hardware (default software)
+${HARDWARE_HELP}
   --clock NAME             host: guest time is real time (default); icount: it counts instructions, repeatable
   --no-reboot              a reset or triple fault ends the run instead of rebooting
   --debug-exit             isa-debug-exit at port 0xf4
@@ -104,6 +102,7 @@ export function parseRunArguments(args: string[]): RunOptions {
       if (given) throw new UsageError(`${option} needs --kernel`);
     }
   }
+  const engine = parseChoice('--engine', values.engine, ['software', 'hardware']);
   const options: RunOptions = {
     kernel: values.kernel,
     initrd: values.initrd,
@@ -111,7 +110,8 @@ export function parseRunArguments(args: string[]): RunOptions {
     append: values.append ?? '',
     firmware: values.firmware,
     memoryMib: parseMemory(values.memory),
-    engine: parseChoice('--engine', values.engine, ['software', 'hardware']),
+    engine,
+    hardware: parseHardwareOptions(values, engine),
     serial: parseSerial('--serial', values.serial),
     serial2: parseSerial('--serial2', values.serial2),
     debugcon: values.debugcon,
@@ -154,6 +154,7 @@ function parse(args: string[]) {
         firmware: { type: 'string' },
         memory: { type: 'string' },
         engine: { type: 'string', default: 'software' },
+        ...HARDWARE_OPTIONS,
         serial: { type: 'string', default: 'stdio' },
         serial2: { type: 'string', default: 'none' },
         debugcon: { type: 'string' },
@@ -188,12 +189,6 @@ function parseMemory(text: string | undefined): number {
     );
   }
   return mib;
-}
-
-export function parseChoice<T extends string>(option: string, text: string, choices: readonly T[]): T {
-  const choice = choices.find((candidate) => candidate === text);
-  if (choice === undefined) throw new UsageError(`${option} must be ${choices.join(' or ')}, not "${text}"`);
-  return choice;
 }
 
 function parseSerial(option: string, text: string): SerialTarget {

@@ -25,6 +25,7 @@ import {
   translatorOptionsSchema,
 } from '../../src-core/protocol/machine-config.ts';
 import { parseChoice, parseTimeout, parseWhole, UsageError } from './arguments.ts';
+import { HARDWARE_HELP, HARDWARE_OPTIONS, parseHardwareOptions } from './hardware-options.ts';
 import { EXIT_CODE } from './run.ts';
 
 export const NANOBENCH_HELP = `Usage: npm run --silent cli -- nanobench [options]
@@ -41,9 +42,7 @@ What runs
 
 On what
   --engine NAME            software (default) or hardware
-  --accelerator NAME       of the hardware engine: kvm or model
-  --mmu NAME               of the model: shadow or nested
-  --profile NAME           of the model: cost profile
+${HARDWARE_HELP}
   --clock NAME             host (default) or icount: the TSC counts instructions, so cycles are instructions
   --tier N                 software: 0 interprets only, 1 translates too
   --no-chaining            software: translated regions do not go on to each other directly
@@ -80,22 +79,7 @@ export interface NanobenchArguments {
 /** Parses what follows `nanobench`. @throws UsageError */
 export function parseNanobenchArguments(args: string[]): NanobenchArguments {
   const values = parse(args);
-  const choice = <T extends string>(option: string, text: string | undefined, choices: readonly T[]) =>
-    text === undefined ? undefined : parseChoice(option, text, choices);
   const engine = parseChoice('--engine', values.engine, ['software', 'hardware']);
-  const mmu = choice('--mmu', values.mmu, ['shadow', 'nested']);
-  const { profile } = values;
-  const given = choice('--accelerator', values.accelerator, ['kvm', 'model']);
-  for (const [option, value] of Object.entries({ accelerator: given, mmu, profile })) {
-    if (value !== undefined && engine !== 'hardware') {
-      throw new UsageError(`--${option} needs --engine hardware`);
-    }
-    if (value !== undefined && option !== 'accelerator' && given === 'kvm') {
-      throw new UsageError(`--${option} belongs to the model, not to --accelerator kvm`);
-    }
-  }
-  if (profile === '') throw new UsageError('--profile needs a name');
-  const accelerator = given ?? (mmu !== undefined || profile !== undefined ? 'model' : undefined);
   const clock = parseChoice('--clock', values.clock, ['host', 'icount']);
   const number = (option: string, text: string | undefined, most: number): number | undefined =>
     text === undefined ? undefined : parseWhole(option, text, 1, most);
@@ -106,11 +90,7 @@ export function parseNanobenchArguments(args: string[]): NanobenchArguments {
     cycles:
       number('--cycles', values.cycles, 2_000_000_000) ?? (clock === 'icount' ? ICOUNT_CYCLES : undefined),
     engine,
-    hardware: {
-      ...(accelerator !== undefined && { accelerator }),
-      ...(mmu !== undefined && { mmu }),
-      ...(profile !== undefined && { profile }),
-    },
+    hardware: parseHardwareOptions(values, engine),
     clock,
     translator: translatorOptionsSchema.parse({
       ...(values.tier !== undefined && {
@@ -135,9 +115,7 @@ function parse(args: string[]) {
         operations: { type: 'string' },
         cycles: { type: 'string' },
         engine: { type: 'string', default: 'software' },
-        accelerator: { type: 'string' },
-        mmu: { type: 'string' },
-        profile: { type: 'string' },
+        ...HARDWARE_OPTIONS,
         clock: { type: 'string', default: 'host' },
         tier: { type: 'string' },
         'no-chaining': { type: 'boolean', default: false },
@@ -207,7 +185,7 @@ function writeImage(path: string, bits: NanobenchBits): number {
 }
 
 /** How the engine that ran is called; a modelled one says so wherever it is named. */
-function engineName({ engine, hardware, translator }: NanobenchArguments): string {
+function engineName({ engine, translator }: NanobenchArguments, { model }: NanobenchRun): string {
   if (engine === 'software') {
     const off = [
       translator.tier === 0 && 'interpreter only',
@@ -216,18 +194,18 @@ function engineName({ engine, hardware, translator }: NanobenchArguments): strin
     ].filter((text) => text !== false);
     return off.length > 0 ? `software engine (${off.join(', ')})` : 'software engine';
   }
-  if (hardware.accelerator !== 'model') return 'hardware engine (KVM)';
-  const how = [hardware.mmu && `${hardware.mmu} paging`, hardware.profile && `profile ${hardware.profile}`];
-  return ['hardware engine (MODELLED', ...how.filter((text) => text !== undefined)].join(', ') + ')';
+  if (!model) return 'hardware engine (KVM)';
+  const { mmu, profile } = model;
+  return `hardware engine (MODELLED, ${mmu} paging, cost profile ${profile.name}: ${profile.title}, ${profile.mhz} MHz)`;
 }
 
-function json(options: NanobenchArguments, { bits, tscKhz, results }: NanobenchRun): string {
-  const { engine, hardware, clock, translator } = options;
+function json(options: NanobenchArguments, { bits, tscKhz, model, results }: NanobenchRun): string {
+  const { engine, clock, translator } = options;
   const report = {
     format: 'switchyard-nanobench',
     version: 1,
     engine,
-    ...(engine === 'hardware' ? { hardware, modelled: hardware.accelerator === 'model' } : { translator }),
+    ...(engine === 'hardware' ? { modelled: model !== undefined, ...(model && { model }) } : { translator }),
     clock,
     bits,
     tscKhz,
@@ -294,6 +272,14 @@ export function table(options: NanobenchArguments, run: NanobenchRun): string {
         measured('ns', ({ ns }) => figure(ns)),
         measured('instr.', ({ instructions }) => instructions?.toFixed(1) ?? ''),
       ];
+  // What the model says comes first: the guest's own clock runs with the host that executes the model.
+  if (run.model) {
+    costs.unshift(
+      measured('modelled cycles', ({ modelledCycles }) =>
+        modelledCycles === undefined ? '' : figure(modelledCycles),
+      ),
+    );
+  }
   const columns: Column[] = [
     { cells: ['', ...results.map(({ name }) => name)] },
     ...costs,
@@ -304,7 +290,12 @@ export function table(options: NanobenchArguments, run: NanobenchRun): string {
     ? 'the TSC counts instructions'
     : `cycles are of the guest's TSC, ${(run.tscKhz / 1000).toFixed(1)} MHz`;
   return [
-    `Nanobenchmarks, ${run.bits}-bit guest, ${engineName(options)}; ${clock}.`,
+    `Nanobenchmarks, ${run.bits}-bit guest, ${engineName(options, run)}; ${clock}.`,
+    ...(run.model
+      ? [
+          'modelled cycles: what the cost profile makes of instructions, exits, page walks and events; not measured. cycles, ns: of what executes the model.',
+        ]
+      : []),
     `native, software, hardware: CPU cycles of an operation (${PUBLISHED_LABEL}).`,
     '',
     ...layOut(columns),

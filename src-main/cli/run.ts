@@ -43,6 +43,7 @@ function buildMachine(options: RunOptions): Machine {
     return new Machine({
       memoryMib: options.memoryMib,
       engine: options.engine,
+      hardware: options.hardware,
       clock: options.clock,
       ...loadMachineFiles({
         kernel: options.kernel ?? null,
@@ -200,7 +201,7 @@ class Session {
 
   #writeStatistics(sink: Sink, { code, reason }: Outcome): void {
     const { kernel, initrd, modules, firmware, append, memoryMib, clock } = this.#options;
-    const { engine, guestNs, exits, postCode, translator } = this.#machine.statistics();
+    const { engine, guestNs, exits, postCode, translator, model } = this.#machine.statistics();
     const report = {
       format: 'switchyard-statistics',
       version: 1,
@@ -211,6 +212,7 @@ class Session {
       guestSeconds: guestNs / 1e9,
       postCode,
       translator,
+      model,
       ...exits,
     };
     sink.write(Buffer.from(`${JSON.stringify(report, null, 2)}\n`));

@@ -14,6 +14,7 @@ describe('run', () => {
       firmware: undefined,
       memoryMib: 64,
       engine: 'software',
+      hardware: {},
       serial: { kind: 'file', path: 's' },
       serial2: { kind: 'none' },
       debugcon: 'd',

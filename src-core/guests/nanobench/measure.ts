@@ -1,5 +1,6 @@
 /** Runs the nanobenchmark guest on a Machine of ours and joins what it says with what the exit accounting saw. */
-import { type ExitReason, EXIT_REASON_KEYS, type ExitSnapshot } from '../../accounting/exits.ts';
+import { type ExitReason, EXIT_REASON_KEYS } from '../../accounting/exits.ts';
+import type { ModelStatistics } from '../../engines/hardware/model/meter.ts';
 import { TSC_HZ } from '../../machine/clock.ts';
 import { Machine, type MachineEnd } from '../../machine/machine.ts';
 import type { MachineConfigInput } from '../../protocol/machine-config.ts';
@@ -51,6 +52,8 @@ export type NanobenchResult =
       readonly ns: number;
       /** Guest instructions an operation; undefined where the engine does not count them. */
       readonly instructions: number | undefined;
+      /** Cycles an operation takes on the processor that the model's cost profile describes; undefined elsewhere. */
+      readonly modelledCycles: number | undefined;
       /** Exits an operation, by reason: those that happen, most frequent first. */
       readonly exits: readonly { readonly reason: ExitReason; readonly perOperation: number }[];
     }
@@ -67,8 +70,12 @@ export type NanobenchResult =
 export interface NanobenchRun {
   readonly bits: NanobenchBits;
   readonly tscKhz: number;
+  /** What ran it, when that was a model of hardware virtualization. */
+  readonly model: NanobenchModel | undefined;
   readonly results: readonly NanobenchResult[];
 }
+
+export type NanobenchModel = Pick<ModelStatistics, 'mmu' | 'profile'>;
 
 /** The run did not come to its end. */
 export class NanobenchError extends Error {
@@ -108,14 +115,17 @@ export async function measureNanobench(options: NanobenchOptions): Promise<Nanob
     if (!result) throw new NanobenchError(`the guest said nothing of ${name}`);
     return result;
   });
-  return { bits, tscKhz: run.tscKhz, results };
+  return { bits, tscKhz: run.tscKhz, model: run.model, results };
 }
 
 /** Counts that stand between two marks. */
-type Counts = ReadonlyMap<ExitReason | 'instructions', number>;
+type Counted = ExitReason | 'instructions' | 'modelledCycles';
+type Counts = ReadonlyMap<Counted, number>;
 
-function counts(snapshot: ExitSnapshot): Counts {
-  const all = new Map<ExitReason | 'instructions', number>([['instructions', snapshot.instructions]]);
+function counts(machine: Machine): Counts {
+  const { exits: snapshot, model } = machine.statistics();
+  const all = new Map<Counted, number>([['instructions', snapshot.instructions]]);
+  if (model) all.set('modelledCycles', model.cycles.total);
   for (const reason of EXIT_REASON_KEYS) all.set(reason, snapshot.reasons[reason]?.count ?? 0);
   return all;
 }
@@ -125,7 +135,7 @@ class Brackets {
   #overheadBegan: Counts | undefined;
   #began: Counts | undefined;
   #rounds = 0;
-  readonly #net = new Map<ExitReason | 'instructions', number>();
+  readonly #net = new Map<Counted, number>();
 
   mark(kind: number, now: Counts): void {
     switch (kind) {
@@ -154,7 +164,7 @@ class Brackets {
   }
 
   /** A count's share of one operation; what the overhead has more of counts as none. */
-  perOperation(key: ExitReason | 'instructions', operations: number): number {
+  perOperation(key: Counted, operations: number): number {
     const rounds = Math.max(1, this.#rounds);
     return Math.max(0, (this.#net.get(key) ?? 0) / rounds / operations);
   }
@@ -169,22 +179,25 @@ class Session {
   #text = '';
   /** The engine counts every instruction of the guest. */
   #counted = false;
+  #model: NanobenchModel | undefined;
 
   constructor(options: NanobenchOptions, names: readonly NanobenchName[]) {
     this.#options = options;
     this.#names = names;
   }
 
-  async run(): Promise<{ tscKhz: number; results: readonly NanobenchResult[] }> {
-    if (this.#names.length === 0) return { tscKhz: TSC_HZ / 1000, results: [] };
+  async run(): Promise<Omit<NanobenchRun, 'bits'>> {
+    if (this.#names.length === 0) return { tscKhz: TSC_HZ / 1000, model: undefined, results: [] };
     const machine = this.#build();
-    this.#counted = machine.engine === 'software';
+    const { model } = machine.statistics();
+    this.#model = model && { mmu: model.mmu, profile: model.profile };
+    this.#counted = machine.engine === 'software' || model !== undefined;
     try {
       await this.#toItsEnd(machine);
     } finally {
       machine.stop();
     }
-    return { tscKhz: this.#tscKhz(), results: this.#results };
+    return { tscKhz: this.#tscKhz(), model: this.#model, results: this.#results };
   }
 
   #build(): Machine {
@@ -244,7 +257,7 @@ class Session {
       writePort: (_port, _size, value) => {
         machine.pause();
         setImmediate(() => {
-          this.#brackets.mark(value & 0xff, counts(machine.accounting.snapshot()));
+          this.#brackets.mark(value & 0xff, counts(machine));
           machine.resume();
         });
       },
@@ -290,6 +303,7 @@ class Session {
       cycles: cyclesPerOperation,
       ns: (cyclesPerOperation * 1e6) / this.#tscKhz(),
       instructions: this.#counted ? brackets.perOperation('instructions', operations) : undefined,
+      modelledCycles: this.#model ? brackets.perOperation('modelledCycles', operations) : undefined,
       exits: exits
         .filter(({ perOperation }) => perOperation > 0)
         .sort((a, b) => b.perOperation - a.perOperation),

@@ -9,7 +9,7 @@ import { repeat, StringInstruction } from './string.ts';
 import { lift } from './table.ts';
 
 // Operands: dst or b = value, of c bytes; a = port (16 bits) with imm < 0, else imm is the port.
-const portRead = defineCallout('in', 'portIo', (cpu, dst, a, _b, imm, c) => {
+export const portRead = defineCallout('in', 'portIo', (cpu, dst, a, _b, imm, c) => {
   const value = readPort(cpu, imm < 0 ? cpu.u16[a >> 1]! : imm, c);
   if (c === 1) cpu.u8[dst] = value;
   else if (c === 2) cpu.u16[dst >> 1] = value;
@@ -18,13 +18,13 @@ const portRead = defineCallout('in', 'portIo', (cpu, dst, a, _b, imm, c) => {
     cpu.set32(dst + 4, 0);
   }
 });
-const portWrite = defineCallout('out', 'portIo', (cpu, _dst, a, b, imm, c) => {
+export const portWrite = defineCallout('out', 'portIo', (cpu, _dst, a, b, imm, c) => {
   const value = c === 1 ? cpu.u8[b]! : c === 2 ? cpu.u16[b >> 1]! : cpu.get32(b);
   writePort(cpu, imm < 0 ? cpu.u16[a >> 1]! : imm, c, value);
 });
 
 // INS and OUTS of one element: a = linear address (64 bits), c = bytes. The port is DX.
-const insElement = defineCallout('ins', 'portIo', (cpu, _dst, a, _b, _imm, c) => {
+export const insElement = defineCallout('ins', 'portIo', (cpu, _dst, a, _b, _imm, c) => {
   const { mmu } = cpu;
   const port = cpu.u16[RDX >> 1]!;
   checkIoPermission(cpu, port, c);
@@ -35,7 +35,7 @@ const insElement = defineCallout('ins', 'portIo', (cpu, _dst, a, _b, _imm, c) =>
   else if (c === 2) mmu.write16(address, value);
   else mmu.write32(address, value);
 });
-const outsElement = defineCallout('outs', 'portIo', (cpu, _dst, a, _b, _imm, c) => {
+export const outsElement = defineCallout('outs', 'portIo', (cpu, _dst, a, _b, _imm, c) => {
   const { mmu } = cpu;
   const port = cpu.u16[RDX >> 1]!;
   checkIoPermission(cpu, port, c);

@@ -1,0 +1,425 @@
+import { ExitAccounting } from '../../../accounting/exits.ts';
+import { FLAG_IF } from '../../../x86/bits.ts';
+import type { Callout, CalloutFunction } from '../../../x86/callout.ts';
+import type { Cpu } from '../../../x86/cpu.ts';
+import { pushesErrorCode, VECTOR } from '../../../x86/faults.ts';
+import type { Intercepts } from '../../../x86/intercepts.ts';
+import { CR2, CTL, FLAGS_SYSTEM } from '../../../x86/layout.ts';
+import { MSR_INDEX } from '../../../x86/msr.ts';
+import { ACCESS, type Access, type PageWalker, PF } from '../../../x86/paging.ts';
+import type { Engine, RunEnd } from '../../engine.ts';
+import type { SoftwareEngine } from '../../software/software-engine.ts';
+import { INSTRUCTION_INTERCEPTS, type InstructionExit, type InstructionIntercept } from './instructions.ts';
+import { Meter, type ModelExitReason, type ModelMmu, type ModelStatistics } from './meter.ts';
+import type { CostProfile } from './profile.ts';
+import { ShadowTables } from './shadow.ts';
+import {
+  EVENT_TYPE,
+  EXIT_CODE,
+  eventInjection,
+  INTERCEPT1,
+  INTERCEPT2,
+  TLB_CONTROL,
+  V_INTR,
+  VMCB,
+  Vmcb,
+} from './vmcb.ts';
+
+const TWO_32 = 0x100000000;
+/** Levels of the nested page tables, which map 4 KiB each. */
+const NESTED_LEVELS = 4;
+/** Address space identifier of the guest; 0 is the host's. */
+const GUEST_ASID = 1;
+/** EXITINFO1 of a nested page fault for the final address, in the upper half (APM volume 2, section 15.25.6). */
+const NPF_FINAL = 1;
+
+/** MSRs that are the guest's own while it runs: VMLOAD and VMRUN load them. */
+const PASSED_MSRS = [
+  MSR_INDEX.star,
+  MSR_INDEX.lstar,
+  MSR_INDEX.cstar,
+  MSR_INDEX.fmask,
+  MSR_INDEX.kernelGsBase,
+  MSR_INDEX.fsBase,
+  MSR_INDEX.gsBase,
+  MSR_INDEX.sysenterCs,
+  MSR_INDEX.sysenterEsp,
+  MSR_INDEX.sysenterEip,
+];
+
+export interface ModelEngineParts {
+  cpu: Cpu;
+  /** Executes the guest, on the same arena. It is not disposed of with this engine. */
+  software: SoftwareEngine;
+  mmu: ModelMmu;
+  profile: CostProfile;
+}
+
+/**
+ * Hardware virtualization as a model: AMD's SVM (APM volume 2, chapter 15) over the software engine. The guest's
+ * instructions have the software engine's semantics. What the intercepts of a VMCB catch becomes an exit: state is saved
+ * to the VMCB, the VMM does what it takes, and VMRUN goes on from the VMCB. Exits are counted in the taxonomy that all
+ * engines share, and charged for as a cost profile says. Time, wherever it is the model's, is modelled; the guest's own
+ * clock is the machine's as under every engine.
+ *
+ * Memory is virtualized by nested paging (every miss of the TLB is a two-dimensional walk; devices are nested page
+ * faults; all RAM is mapped from the beginning, so there are no others) or by shadow page tables (ShadowTables; with
+ * page-fault, CR3 and INVLPG exits). The software TLB stands for the processor's.
+ *
+ * A string I/O instruction exits for each element. An instruction that reads and writes a device's memory exits twice.
+ */
+export class ModelEngine implements Engine, Intercepts {
+  readonly kind = 'hardware';
+  readonly accelerator = 'model';
+  readonly #cpu: Cpu;
+  readonly #software: SoftwareEngine;
+  readonly #mmu: ModelMmu;
+  readonly #profile: CostProfile;
+  readonly #meter: Meter;
+  readonly #shadow: ShadowTables | undefined;
+  readonly vmcb = new Vmcb();
+  /** What the software engine that executes the guest counts. */
+  readonly #inner = new ExitAccounting();
+  #attached = false;
+  #running = false;
+  #leaveAfterRun = false;
+  /** The VMM is emulating an instruction. */
+  #handling = false;
+  /** The last run ended in the middle of guest code. */
+  #inGuest = false;
+  /** Instructions retired when the guest was last left. */
+  #exitedAt = 0;
+  /** The same when this engine last let go of the vCPU. */
+  #leftAt = -1n;
+  /** Linear address of the last store that missed the TLB. */
+  #stored = 0;
+
+  constructor({ cpu, software, mmu, profile }: ModelEngineParts) {
+    this.#cpu = cpu;
+    this.#software = software;
+    this.#mmu = mmu;
+    this.#profile = profile;
+    this.#meter = new Meter(profile, cpu.accounting);
+    this.#shadow = mmu === 'shadow' ? new ShadowTables(cpu) : undefined;
+    this.#setUp();
+  }
+
+  /** The VMM's choice of intercepts. */
+  #setUp(): void {
+    const { vmcb } = this;
+    const shadow = this.#shadow !== undefined;
+    vmcb.set32(
+      VMCB.intercept1,
+      INTERCEPT1.intr |
+        INTERCEPT1.nmi |
+        INTERCEPT1.cr0SelWrite |
+        INTERCEPT1.rdpmc |
+        INTERCEPT1.cpuid |
+        INTERCEPT1.invd |
+        INTERCEPT1.hlt |
+        INTERCEPT1.ioioProt |
+        INTERCEPT1.msrProt |
+        INTERCEPT1.shutdown |
+        (shadow ? INTERCEPT1.invlpg : 0),
+    );
+    vmcb.set32(VMCB.intercept2, INTERCEPT2.vmrun | INTERCEPT2.wbinvd);
+    // CR4 decides how tables are read. With a shadow, CR3 is the VMM's.
+    vmcb.setIntercepts(VMCB.interceptCr, 1 << (16 + 4), true);
+    vmcb.setIntercepts(VMCB.interceptCr, (1 << 3) | (1 << (16 + 3)), shadow);
+    vmcb.setIntercepts(VMCB.interceptException, 1 << VECTOR.MC, true);
+    vmcb.setIntercepts(VMCB.interceptException, 1 << VECTOR.PF, shadow);
+    vmcb.set32(VMCB.guestAsid, GUEST_ASID);
+    vmcb.set32(VMCB.vIntr, V_INTR.masking);
+    vmcb.set64(VMCB.npEnable, shadow ? 0n : 1n);
+    for (const msr of PASSED_MSRS) vmcb.msrpm.passThrough(msr);
+    // Without identifiers the TLB's entries are nobody's: each entry empties it.
+    vmcb.u8[VMCB.tlbControl] = this.#profile.asids.value ? TLB_CONTROL.none : TLB_CONTROL.flushAll;
+  }
+
+  // ---- the run loop --------------------------------------------------------------------------------------------
+
+  run(maxInstructions: number, exact = false): RunEnd {
+    const cpu = this.#cpu;
+    this.enter();
+    this.#running = true;
+    const before = cpu.get64(CTL.instructions);
+    cpu.accounting.divert(this.#inner);
+    try {
+      this.#vmrun();
+      const end = this.#software.run(maxInstructions, exact);
+      if (end === 'shutdown') this.#leaveGuest(EXIT_CODE.SHUTDOWN, 'exception');
+      // How long a slice takes is up to the host that executes the model: its end is no exit.
+      this.#meter.count('slice');
+      this.#inGuest = end === 'slice' && this.#retired() > this.#exitedAt + 1;
+      return end;
+    } finally {
+      cpu.accounting.divert(undefined);
+      this.#meter.instructions(Number(cpu.get64(CTL.instructions) - before));
+      this.#meter.publish();
+      this.#running = false;
+      if (this.#leaveAfterRun) this.leave();
+    }
+  }
+
+  #retired(): number {
+    return this.#cpu.instructionCount();
+  }
+
+  /** Puts the model between guest and software engine, which `run` does by itself. */
+  enter(): void {
+    if (this.#attached) return;
+    this.#attached = true;
+    this.#leaveAfterRun = false;
+    this.#software.intercept(this);
+    // Another engine has run, which follows no tables.
+    if (this.#cpu.get64(CTL.instructions) !== this.#leftAt) this.#shadow?.clear();
+    else this.#shadow?.resume();
+  }
+
+  leave(): void {
+    this.#leaveAfterRun = this.#running;
+    if (this.#running || !this.#attached) return;
+    this.#attached = false;
+    this.#leftAt = this.#cpu.get64(CTL.instructions);
+    this.#shadow?.suspend();
+    this.#software.intercept(undefined);
+  }
+
+  // ---- leaving and entering the guest --------------------------------------------------------------------------
+
+  /** #VMEXIT: the guest's state is saved, and why it was left. EXITINFO1 and EXITINFO2 in halves. */
+  #leaveGuest(code: number, reason: ModelExitReason, low = 0, high = 0, low2 = 0, high2 = 0): void {
+    const { vmcb } = this;
+    const { rip, next } = this.#software.position();
+    vmcb.save(this.#cpu, rip);
+    vmcb.set64(VMCB.nRip, next);
+    vmcb.set64(VMCB.eventInj, 0n);
+    const { u32 } = vmcb;
+    u32[VMCB.exitCode >> 2] = code;
+    u32[VMCB.exitInfo1 >> 2] = low;
+    u32[(VMCB.exitInfo1 + 4) >> 2] = high;
+    u32[VMCB.exitInfo2 >> 2] = low2;
+    u32[(VMCB.exitInfo2 + 4) >> 2] = high2;
+    this.#exitedAt = this.#retired();
+    this.#meter.exit(code, reason);
+  }
+
+  /** VMRUN, from a VMCB that the VMM has made of the vCPU's state: after a run's end devices or a host may have changed it. */
+  #vmrun(): void {
+    const { vmcb } = this;
+    const cpu = this.#cpu;
+    const waiting = vmcb.intercepts(VMCB.intercept1, INTERCEPT1.vintr);
+    const arrived = cpu.get32(CTL.nmiPending) !== 0 || (cpu.interrupts.hasInterrupt() && !waiting);
+    // A device's interrupt came while the guest was running: a physical one has brought it to the VMM.
+    if (this.#inGuest && arrived) this.#leaveGuest(EXIT_CODE.INTR, 'interrupt');
+    else vmcb.save(cpu, cpu.rip);
+    this.#exitedAt = this.#retired();
+    this.#resumeGuest(false);
+  }
+
+  /**
+   * VMRUN, from the VMCB as it stands.
+   * @param emulated an instruction has been emulated, so the interrupt shadow before it is over.
+   */
+  #resumeGuest(emulated: boolean): void {
+    const { vmcb } = this;
+    const cpu = this.#cpu;
+    const pending = cpu.interrupts.hasInterrupt();
+    const open =
+      (cpu.get32(FLAGS_SYSTEM) & FLAG_IF) !== 0 && (emulated || cpu.get32(CTL.interruptShadow) === 0);
+    this.#awaitWindow(pending && !open);
+    const inconsistency = vmcb.inconsistency();
+    if (inconsistency !== undefined) throw new Error(`the model's VMRUN is refused: ${inconsistency}`);
+    vmcb.load(cpu);
+    if (vmcb.u8[VMCB.tlbControl] !== TLB_CONTROL.none) cpu.mmu.dropTranslations();
+  }
+
+  /** Asks for an exit as soon as the guest takes interrupts: a virtual one is pending (APM volume 2, section 15.21.4). */
+  #awaitWindow(on: boolean): void {
+    const { vmcb } = this;
+    const value = vmcb.get32(VMCB.vIntr);
+    vmcb.set32(
+      VMCB.vIntr,
+      on ? value | V_INTR.irq | V_INTR.ignoreTpr : value & ~(V_INTR.irq | V_INTR.ignoreTpr),
+    );
+    vmcb.setIntercepts(VMCB.intercept1, INTERCEPT1.vintr, on);
+  }
+
+  // ---- what the software engine tells --------------------------------------------------------------------------
+
+  wrap(callout: Callout): CalloutFunction {
+    const { run, reason } = callout;
+    const intercept = INSTRUCTION_INTERCEPTS.get(callout);
+    if (intercept) return this.#intercepted(intercept, run);
+    if (reason === 'farTransfer' || reason === 'systemCall') {
+      return (cpu, dst, a, b, imm, c) => {
+        this.#meter.native(reason);
+        run(cpu, dst, a, b, imm, c);
+      };
+    }
+    return run;
+  }
+
+  #intercepted(intercept: InstructionIntercept, run: CalloutFunction): CalloutFunction {
+    return (cpu, dst, a, b, imm, c) => {
+      const taken = intercept(cpu, this.vmcb, { dst, a, b, imm, c });
+      if (!taken) {
+        run(cpu, dst, a, b, imm, c);
+        return;
+      }
+      this.#leaveForInstruction(taken);
+      this.#handling = true;
+      try {
+        // The VMM's emulation. A fault of the instruction is thrown, and injected on entry.
+        run(cpu, dst, a, b, imm, c);
+      } finally {
+        this.#handling = false;
+        this.vmcb.save(cpu, this.vmcb.get64(VMCB.nRip));
+        this.#resumeGuest(true);
+      }
+    };
+  }
+
+  #leaveForInstruction({ code, reason, low, high }: InstructionExit): void {
+    this.#leaveGuest(code, reason, low, high);
+    if (code !== EXIT_CODE.IOIO) return;
+    const { vmcb } = this;
+    vmcb.set64(VMCB.exitInfo2, vmcb.get64(VMCB.nRip));
+    this.#meter.detail('portIo', `0x${(low >>> 16).toString(16)}`);
+  }
+
+  exception(vector: number, errorCode: number): void {
+    this.#meter.native('exception');
+    if (!this.vmcb.intercepts(VMCB.interceptException, 1 << vector)) return;
+    if (vector !== VECTOR.PF) {
+      this.#leaveGuest(EXIT_CODE.EXCP_PF - VECTOR.PF + vector, 'exception', errorCode);
+    } else {
+      const { u32 } = this.#cpu;
+      const [low, high] = [u32[CR2 >> 2]!, u32[(CR2 + 4) >> 2]!];
+      this.#leaveGuest(EXIT_CODE.EXCP_PF, 'truePageFault', errorCode, 0, low, high);
+    }
+    // The guest's own tables fault, too: the VMM gives the fault to the guest.
+    this.#inject(vector, EVENT_TYPE.exception, pushesErrorCode(vector) ? errorCode : undefined);
+    this.#resumeGuest(false);
+  }
+
+  interrupt(vector: number, nonMaskable: boolean): void {
+    // Without an exit that the VMM could inject on, one is taken at the instruction boundary where it can be.
+    const { vmcb } = this;
+    if (this.#retired() > this.#exitedAt + 1 || vmcb.intercepts(VMCB.intercept1, INTERCEPT1.vintr)) {
+      // A non-maskable one is the host's doing: it interrupts the guest for that.
+      if (nonMaskable) this.#leaveGuest(EXIT_CODE.INTR, 'interrupt');
+      else this.#leaveGuest(EXIT_CODE.VINTR, 'interruptWindow');
+      this.#awaitWindow(false);
+      this.#inject(vector, nonMaskable ? EVENT_TYPE.nmi : EVENT_TYPE.interrupt);
+      this.#resumeGuest(false);
+    } else {
+      this.#inject(vector, nonMaskable ? EVENT_TYPE.nmi : EVENT_TYPE.interrupt);
+    }
+    this.#meter.count('interrupt');
+    this.#meter.detail('interrupt', `0x${vector.toString(16).padStart(2, '0')}`);
+    this.#meter.native('interrupt');
+  }
+
+  #inject(vector: number, type: number, errorCode?: number): void {
+    this.vmcb.set64(VMCB.eventInj, eventInjection(vector, type, errorCode));
+    this.#meter.injection();
+  }
+
+  walked(
+    lin: number,
+    access: Access,
+    walker: PageWalker,
+    arena: number,
+    writable: boolean,
+    known: boolean,
+  ): void {
+    const shadow = this.#shadow;
+    if (access === ACCESS.write) this.#stored = lin;
+    if (!this.#handling) this.#chargeWalk(walker, access, arena, known);
+    if (!shadow || shadow.access(lin, access, walker, arena, writable) === 'none') return;
+    if (this.#handling) return;
+    const code =
+      (access === ACCESS.write ? PF.write : access === ACCESS.execute ? PF.instruction : 0) |
+      (this.#cpu.cpl === 3 ? PF.user : 0);
+    this.#leaveGuest(EXIT_CODE.EXCP_PF, 'hiddenPageFault', code, 0, lin | 0, Math.floor(lin / TWO_32));
+    this.#resumeGuest(false);
+  }
+
+  /** The processor's page walk. A store that the software engine looks at for its own sake walks no tables. */
+  #chargeWalk({ levels }: PageWalker, access: Access, arena: number, known: boolean): void {
+    if (access === ACCESS.write && known && arena >= 0 && this.#cpu.mmu.watched(arena >>> 12) !== 0) return;
+    this.#meter.walk(this.#shadow ? this.#shadow.levels : (levels + 1) * (NESTED_LEVELS + 1) - 1);
+  }
+
+  tableWritten(arena: number, size: number, byGuest: boolean): void {
+    const shadow = this.#shadow;
+    if (!shadow) return;
+    const exits = byGuest && !this.#handling;
+    const lin = this.#stored;
+    if (exits) {
+      const code = PF.present | PF.write | (this.#cpu.cpl === 3 ? PF.user : 0);
+      this.#leaveGuest(EXIT_CODE.EXCP_PF, 'trace', code, 0, lin | 0, Math.floor(lin / TWO_32));
+      this.#meter.detail('trace', 'page table');
+    }
+    shadow.written(arena, size);
+    if (exits) this.#resumeGuest(false);
+  }
+
+  device(phys: number, _size: number, write: boolean): void {
+    if (this.#handling) return;
+    const rights = (write ? PF.write : 0) | (this.#cpu.cpl === 3 ? PF.user : 0);
+    const [low, high] = [phys % TWO_32, Math.floor(phys / TWO_32)];
+    // With a shadow the VMM finds the device by a walk of the guest's tables, of the same fault.
+    if (this.#shadow) this.#leaveGuest(EXIT_CODE.EXCP_PF, 'mmio', rights, 0, low, high);
+    else this.#leaveGuest(EXIT_CODE.NPF, 'mmio', rights | PF.user, NPF_FINAL, low, high);
+    this.#meter.detail('mmio', this.#cpu.memory.deviceAt(phys) ?? this.#noDevice(phys));
+    this.#resumeGuest(false);
+  }
+
+  #noDevice(phys: number): string {
+    return this.#cpu.memory.backing(phys).arena >= 0 ? 'rom' : 'unmapped';
+  }
+
+  // ---- the machine ---------------------------------------------------------------------------------------------
+
+  statistics(): ModelStatistics {
+    return this.#meter.statistics(this.#mmu, this.#shadow?.size ?? 0);
+  }
+
+  /** Modelled cycles, and exits by the manual's names. */
+  counters(): Record<string, number> {
+    const { cycles, exitCodes, tlbMisses, walkReferences } = this.statistics();
+    const counters: Record<string, number> = {
+      'modelled.tlbMisses': tlbMisses,
+      'modelled.walkReferences': walkReferences,
+    };
+    for (const [name, value] of Object.entries(cycles)) counters[`modelled.cycles.${name}`] = value;
+    for (const [name, { count }] of Object.entries(exitCodes)) counters[`modelled.${name}`] = count;
+    return counters;
+  }
+
+  /** What the software engine that executes the guest has counted: for comparison. */
+  get executed(): ExitAccounting {
+    return this.#inner;
+  }
+
+  requestExit(): void {
+    this.#software.requestExit();
+  }
+
+  memoryChanged(phys: number, length: number): void {
+    if (!this.#attached) this.#shadow?.clear();
+    this.#software.memoryChanged(phys, length);
+  }
+
+  flush(): void {
+    this.#shadow?.clear();
+    this.#software.flush();
+  }
+
+  dispose(): void {
+    this.#running = false;
+    this.leave();
+  }
+}
