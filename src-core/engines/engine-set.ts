@@ -8,6 +8,7 @@ import { HardwareEngine } from './hardware/kvm/hardware-engine.ts';
 import { KvmError } from './hardware/kvm/errors.ts';
 import { ModelEngine } from './hardware/model/model-engine.ts';
 import { builtInProfile, ProfileError } from './hardware/model/profile.ts';
+import { libc } from './hardware/kvm/libc.ts';
 import { SoftwareEngine } from './software/software-engine.ts';
 import { EngineUnavailableError, hardwareRefused } from './unavailable.ts';
 
@@ -88,7 +89,8 @@ export class EngineSet {
         'Hardware does not count instructions, which the icount clock needs.',
       );
     }
-    return new HardwareEngine({ arena, cpu, software });
+    const kvm = wanted.device === undefined ? {} : { device: wanted.device };
+    return new HardwareEngine({ arena, cpu, software, kvm });
   }
 
   #makeModel({ mmu = 'nested', profile }: Omit<HardwareOptions, 'accelerator'>): Engine {
@@ -102,13 +104,21 @@ export class EngineSet {
     }
   }
 
+  /** Loads what a hardware engine needs and is slow to come, so that the first change to one is not. */
+  warmUp(): void {
+    libc();
+  }
+
   /** Takes down an engine that can't go on; asked for again, it is made anew. */
   retire(engine: Engine): void {
     for (const [key, made] of this.#made) {
       if (made !== engine) continue;
-      this.#keepCounters(engine);
       this.#made.delete(key);
-      engine.dispose();
+      try {
+        this.#keepCounters(engine);
+      } finally {
+        engine.dispose();
+      }
     }
   }
 
@@ -125,9 +135,12 @@ export class EngineSet {
   /** Takes all engines down, last made first: they stand on the software engine. Idempotent. */
   dispose(): void {
     const engines = [...this.#made.values()].reverse();
-    for (const engine of engines) this.#keepCounters(engine);
     this.#made.clear();
-    disposeAll(engines);
+    try {
+      for (const engine of engines) this.#keepCounters(engine);
+    } finally {
+      disposeAll(engines);
+    }
   }
 }
 
@@ -143,7 +156,7 @@ function disposeAll(engines: Engine[]): void {
 
 function keyOf(wanted: Wanted): string {
   if (wanted.kind === 'software') return 'software';
-  const { accelerator, mmu = '', profile = '' } = wanted;
+  const { accelerator, mmu = '', profile = '', device = '' } = wanted;
   const costs = typeof profile === 'object' ? JSON.stringify(profile) : profile;
-  return ['hardware', accelerator, mmu, costs].join(' ');
+  return ['hardware', accelerator, mmu, costs, device].join(' ');
 }

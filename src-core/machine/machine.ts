@@ -144,6 +144,7 @@ export class Machine extends EventEmitter<MachineEvents> {
     const { arena, cpu } = this;
     this.#engines = new EngineSet({ arena, cpu, clock, translator, hardware });
     this.#selector = this.#selectEngine(probe);
+    if (probe && probe.verdict !== 'unable') this.#engines.warmUp();
     this.memory.onRemap = () => this.#selector.current.flush();
     this.#loop = new RunLoop(this.clock, this.accounting, {
       engine: () => this.#selector.current,

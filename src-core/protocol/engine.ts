@@ -20,6 +20,8 @@ export const hardwareOptionsSchema = z.strictObject({
   mmu: z.enum(['shadow', 'nested']).optional(),
   /** Cost profile of the model: the name of a built-in one, or one of the caller's own. */
   profile: z.union([z.string().min(1), costProfileSchema]).optional(),
+  /** Where KVM is, if not at /dev/kvm. */
+  device: z.string().min(1).optional(),
 });
 export type HardwareOptionsInput = z.input<typeof hardwareOptionsSchema>;
 export type HardwareOptions = z.output<typeof hardwareOptionsSchema>;

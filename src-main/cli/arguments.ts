@@ -19,6 +19,10 @@ export interface RunOptions {
   memoryMib: number;
   engine: 'software' | 'hardware';
   hardware: HardwareOptionsInput;
+  /** Hardware that is refused ends the run. */
+  strict: boolean;
+  /** Host ms from one change of engines to the next. */
+  switchEveryMs: number | undefined;
   serial: SerialTarget;
   serial2: SerialTarget;
   debugcon: string | undefined;
@@ -36,7 +40,8 @@ export const MEMORY_MIB_DEFAULT = 256;
 
 export const HELP = `Usage: npm run --silent cli -- run (--kernel FILE | --firmware FILE) [options]
 
-Runs one virtual machine in this process, its serial port on the terminal. Ctrl-] leaves the console.
+Runs one virtual machine in this process, its serial port on the terminal. Ctrl-] leaves the console, Ctrl-^ has the
+other engine go on with the guest.
 "cli -- nanobench" measures an engine with a guest of our own; see "cli -- nanobench --help".
 "cli -- probe" tells what this host's hardware virtualization can do.
 "cli -- inspect" shows what the software engine made of a guest's hot code; see "cli -- inspect --help".
@@ -50,7 +55,11 @@ What to boot
 
 The machine
   --memory MIB             guest memory, ${MEMORY_MIB_MIN} to ${MEMORY_MIB_MAX} (default ${MEMORY_MIB_DEFAULT})
-  --engine NAME            software or hardware (default software)
+  --engine NAME            software or hardware (default software). Where hardware can't be had, or can't run the guest,
+                           the guest runs in software and the reason is told
+  --strict                 end (exit code 4) rather than run in software when hardware is refused; does not try
+                           out first what the hardware can do
+  --switch-every MS        have software and hardware take turns with the running guest, for experiments
 ${HARDWARE_HELP}
   --clock NAME             host: guest time is real time (default); icount: it counts instructions, repeatable
   --no-reboot              a reset or triple fault ends the run instead of rebooting
@@ -79,6 +88,7 @@ Exit codes
   0    the guest powered off, TEXT appeared, or you left the console
   2    bad arguments, or files that cannot be booted
   3    reset or triple fault with --no-reboot
+  4    hardware was refused, with --strict
   124  timeout
   (V << 1) | 1   the guest wrote V to isa-debug-exit
   1    a fault in Switchyard itself
@@ -103,6 +113,7 @@ export function parseRunArguments(args: string[]): RunOptions {
     }
   }
   const engine = parseChoice('--engine', values.engine, ['software', 'hardware']);
+  const switchEvery = values['switch-every'];
   const options: RunOptions = {
     kernel: values.kernel,
     initrd: values.initrd,
@@ -111,7 +122,10 @@ export function parseRunArguments(args: string[]): RunOptions {
     firmware: values.firmware,
     memoryMib: parseMemory(values.memory),
     engine,
-    hardware: parseHardwareOptions(values, engine),
+    hardware: parseHardwareOptions(values, switchEvery === undefined ? engine : 'hardware'),
+    strict: values.strict,
+    switchEveryMs:
+      switchEvery === undefined ? undefined : parseWhole('--switch-every', switchEvery, 1, 3_600_000),
     serial: parseSerial('--serial', values.serial),
     serial2: parseSerial('--serial2', values.serial2),
     debugcon: values.debugcon,
@@ -134,11 +148,22 @@ export function parseRunArguments(args: string[]): RunOptions {
       }),
     },
   };
+  checkEngines(options);
   if (options.exitOn === '') throw new UsageError('--exit-on needs a text that is not empty');
   if (options.serial.kind === 'stdio' && options.serial2.kind === 'stdio') {
     throw new UsageError('--serial and --serial2 cannot both be stdio');
   }
   return options;
+}
+
+/** @throws UsageError for options that have nothing to act on. */
+function checkEngines({ engine, hardware, strict, switchEveryMs, clock }: RunOptions): void {
+  if (strict && engine !== 'hardware' && switchEveryMs === undefined) {
+    throw new UsageError('--strict needs --engine hardware or --switch-every');
+  }
+  if (switchEveryMs !== undefined && clock === 'icount' && hardware.accelerator !== 'model') {
+    throw new UsageError('--switch-every needs --clock host: hardware does not count instructions');
+  }
 }
 
 function parse(args: string[]) {
@@ -154,6 +179,8 @@ function parse(args: string[]) {
         firmware: { type: 'string' },
         memory: { type: 'string' },
         engine: { type: 'string', default: 'software' },
+        strict: { type: 'boolean', default: false },
+        'switch-every': { type: 'string' },
         ...HARDWARE_OPTIONS,
         serial: { type: 'string', default: 'stdio' },
         serial2: { type: 'string', default: 'none' },

@@ -1,5 +1,7 @@
 /** What Ctrl-] sends: leaves the console. */
 const ESCAPE_BYTE = 0x1d;
+/** What Ctrl-^ sends: changes the engine. */
+const ENGINE_BYTE = 0x1e;
 
 /** What stdin's bytes do. */
 export interface ConsoleHandlers {
@@ -7,6 +9,8 @@ export interface ConsoleHandlers {
   onInput(bytes: Uint8Array): boolean;
   /** Ctrl-] was typed. */
   onLeave(): void;
+  /** Ctrl-^ was typed. */
+  onEngine(): void;
 }
 
 /**
@@ -26,7 +30,7 @@ export class Console {
     this.#handlers = handlers;
     this.#raw = process.stdin.isTTY;
     if (this.#raw) {
-      process.stderr.write('Ctrl-] leaves the console.\n');
+      process.stderr.write('Ctrl-] leaves the console, Ctrl-^ changes the engine.\n');
       process.stdin.setRawMode(true);
       process.on('exit', this.#restore);
     }
@@ -39,6 +43,11 @@ export class Console {
     process.stdin.resume();
   }
 
+  /** Something for the user, on stderr; a terminal in raw mode does not go back to the line's start by itself. */
+  say(text: string): void {
+    process.stderr.write(this.#raw ? `\r\n${text}\r\n` : `${text}\n`);
+  }
+
   close(): void {
     process.stdin.off('data', this.#receive);
     process.stdin.pause();
@@ -47,9 +56,26 @@ export class Console {
   }
 
   #data(bytes: Buffer): void {
-    const escape = this.#raw ? bytes.indexOf(ESCAPE_BYTE) : -1;
-    const input = escape < 0 ? bytes : bytes.subarray(0, escape);
-    if (input.length > 0 && !this.#handlers.onInput(input)) process.stdin.pause();
-    if (escape >= 0) this.#handlers.onLeave();
+    if (!this.#raw) {
+      this.#input(bytes);
+      return;
+    }
+    let from = 0;
+    for (const [at, byte] of bytes.entries()) {
+      if (byte !== ESCAPE_BYTE && byte !== ENGINE_BYTE) continue;
+      this.#input(bytes.subarray(from, at));
+      from = at + 1;
+      if (byte === ENGINE_BYTE) {
+        this.#handlers.onEngine();
+        continue;
+      }
+      this.#handlers.onLeave();
+      return;
+    }
+    this.#input(bytes.subarray(from));
+  }
+
+  #input(bytes: Uint8Array): void {
+    if (bytes.length > 0 && !this.#handlers.onInput(bytes)) process.stdin.pause();
   }
 }

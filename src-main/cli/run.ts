@@ -1,11 +1,23 @@
 import { BootError } from '../../src-core/firmware/boot.ts';
+import { probeHardware } from '../../src-core/engines/hardware/probe/parent.ts';
 import { EngineUnavailableError, Machine, type MachineEnd } from '../../src-core/machine/machine.ts';
+import { describeProblem } from '../../src-core/protocol/engine.ts';
 import { LoadError, loadMachineFiles } from '../load.ts';
 import { UsageError, type RunOptions, type SerialTarget } from './arguments.ts';
 import { Console } from './console.ts';
+import { EngineControl } from './engine-control.ts';
+import type { HardwareProbe } from '../../src-core/protocol/hardware-probe.ts';
 import { FileSink, StdoutSink, TextWatcher, type Sink } from './output.ts';
 
-export const EXIT_CODE = { ok: 0, fault: 1, usage: 2, reset: 3, timeout: 124, brokenPipe: 141 } as const;
+export const EXIT_CODE = {
+  ok: 0,
+  fault: 1,
+  usage: 2,
+  reset: 3,
+  refused: 4,
+  timeout: 124,
+  brokenPipe: 141,
+} as const;
 
 /** Typed bytes that may wait for the guest before stdin is paused, and how often it is looked at again, ms. */
 const INPUT_BACKLOG_MAX = 4096;
@@ -32,17 +44,28 @@ export interface RunHooks {
 
 /** Runs one machine to its end. @returns the exit code. @throws UsageError */
 export async function run(options: RunOptions, hooks?: RunHooks): Promise<number> {
-  const machine = buildMachine(options);
+  // One who insists on hardware wants to see what it does.
+  const wanted = options.engine === 'hardware' && !options.strict && options.clock === 'host';
+  const probe = wanted && options.hardware.accelerator !== 'model' ? await findOut(options) : undefined;
+  const machine = buildMachine(options, probe);
+  if (!machine) return EXIT_CODE.refused;
   hooks?.prepare(machine);
-  const session = new Session(machine, options, hooks?.afterSeconds);
+  const session = new Session(machine, options, probe, hooks?.afterSeconds);
   return session.run();
 }
 
-function buildMachine(options: RunOptions): Machine {
+/** What the hardware can do. */
+function findOut({ hardware: { device } }: RunOptions): Promise<HardwareProbe> {
+  return probeHardware(device === undefined ? {} : { device });
+}
+
+/** Undefined when hardware is refused to one who insists on it. @throws UsageError */
+function buildMachine(options: RunOptions, probe: HardwareProbe | undefined): Machine | undefined {
   try {
-    return new Machine({
+    const config = {
       memoryMib: options.memoryMib,
       engine: options.engine,
+      engineRefusal: options.strict ? 'fail' : 'software',
       hardware: options.hardware,
       clock: options.clock,
       ...loadMachineFiles({
@@ -57,12 +80,14 @@ function buildMachine(options: RunOptions): Machine {
       debugExit: options.debugExit,
       noReboot: options.noReboot,
       translator: options.translator,
-    });
+    } as const;
+    return new Machine(config, { probe });
   } catch (error) {
-    if (error instanceof LoadError || error instanceof BootError || error instanceof EngineUnavailableError) {
-      throw new UsageError(error.message);
-    }
-    throw error;
+    if (error instanceof LoadError || error instanceof BootError) throw new UsageError(error.message);
+    if (!(error instanceof EngineUnavailableError)) throw error;
+    if (error.problem.kind === 'configuration') throw new UsageError(error.message);
+    process.stderr.write(`switchyard: ${describeProblem(error.problem)}\n`);
+    return undefined;
   }
 }
 
@@ -71,6 +96,7 @@ class Session {
   readonly #machine: Machine;
   readonly #options: RunOptions;
   readonly #afterSeconds: number | undefined;
+  readonly #engines: EngineControl;
   readonly #sinks: Sink[] = [];
   readonly #started = performance.now();
   #console: Console | undefined;
@@ -79,10 +105,25 @@ class Session {
   #poll: NodeJS.Timeout | undefined;
   #finish: (outcome: Outcome) => void = () => undefined;
 
-  constructor(machine: Machine, options: RunOptions, afterSeconds: number | undefined) {
+  constructor(
+    machine: Machine,
+    options: RunOptions,
+    probe: HardwareProbe | undefined,
+    afterSeconds: number | undefined,
+  ) {
     this.#machine = machine;
     this.#options = options;
     this.#afterSeconds = afterSeconds;
+    this.#engines = new EngineControl(machine, {
+      everyMs: options.switchEveryMs,
+      probe: options.strict || options.hardware.accelerator === 'model' ? null : probe,
+      findOut: () => findOut(options),
+      say: (text) => this.#say(text),
+      onRefused: (text) => {
+        if (options.strict) this.#finish({ code: EXIT_CODE.refused, reason: 'refused', message: text });
+        else this.#say(text);
+      },
+    });
   }
 
   async run(): Promise<number> {
@@ -96,6 +137,7 @@ class Session {
     this.#armTimeout();
     this.#catchSignals();
     this.#machine.start();
+    this.#engines.start();
     const outcome = await finished;
     this.#stop();
     if (statistics) this.#writeStatistics(statistics, outcome);
@@ -145,6 +187,7 @@ class Session {
         }, INPUT_POLL_MS);
         return false;
       },
+      onEngine: () => this.#engines.toggle(),
       onLeave: () => this.#finish({ code: EXIT_CODE.ok, reason: 'left' }),
     });
     this.#console = console;
@@ -191,7 +234,15 @@ class Session {
     }
   }
 
+  /** A line for the user. */
+  #say(text: string): void {
+    const line = `switchyard: ${text}`;
+    if (this.#console) this.#console.say(line);
+    else process.stderr.write(`${line}\n`);
+  }
+
   #stop(): void {
+    this.#engines.stop();
     clearTimeout(this.#timer);
     clearTimeout(this.#afterTimer);
     clearInterval(this.#poll);
@@ -201,13 +252,17 @@ class Session {
 
   #writeStatistics(sink: Sink, { code, reason }: Outcome): void {
     const { kernel, initrd, modules, firmware, append, memoryMib, clock } = this.#options;
-    const { engine, guestNs, exits, postCode, translator, model } = this.#machine.statistics();
+    const { engine, engineStatus, counters, guestNs, exits, postCode, translator, model } =
+      this.#machine.statistics();
     const report = {
       format: 'switchyard-statistics',
       version: 1,
       run: { kernel, initrd, modules, firmware, append, memoryMib, clock },
       end: { reason, code },
       engine,
+      engineStatus,
+      switches: this.#engines.report(),
+      counters,
       hostSeconds: (performance.now() - this.#started) / 1000,
       guestSeconds: guestNs / 1e9,
       postCode,

@@ -15,6 +15,8 @@ describe('run', () => {
       memoryMib: 64,
       engine: 'software',
       hardware: {},
+      strict: false,
+      switchEveryMs: undefined,
       serial: { kind: 'file', path: 's' },
       serial2: { kind: 'none' },
       debugcon: 'd',
@@ -49,6 +51,16 @@ describe('run', () => {
     });
   });
 
+  test('takes what engines are told', () => {
+    expect(
+      parseRunArguments('--kernel k --engine hardware --strict --kvm-device d --switch-every 50'.split(' ')),
+    ).toMatchObject({ engine: 'hardware', strict: true, hardware: { device: 'd' }, switchEveryMs: 50 });
+    expect(parseRunArguments('--kernel k --engine hardware --mmu nested'.split(' '))).toMatchObject({
+      hardware: { accelerator: 'model', mmu: 'nested' },
+      strict: false,
+    });
+  });
+
   test.each([
     ['', 'nothing to boot'],
     ['--initrd i', 'nothing to boot'],
@@ -59,6 +71,11 @@ describe('run', () => {
     ['--kernel k --memory 1e2', '--memory must be'],
     ['--kernel k --memory=-5', '--memory must be'],
     ['--kernel k --engine jet', '--engine must be software or hardware'],
+    ['--kernel k --strict', '--strict needs --engine hardware'],
+    ['--kernel k --accelerator kvm', '--accelerator needs --engine hardware'],
+    ['--kernel k --engine hardware --accelerator kvm --mmu nested', '--mmu belongs to the model'],
+    ['--kernel k --switch-every 0', '--switch-every must be'],
+    ['--kernel k --switch-every 5 --clock icount', '--switch-every needs --clock host'],
     ['--kernel k --clock sun', '--clock must be host or icount'],
     ['--kernel k --serial file:', '--serial must be'],
     ['--kernel k --serial2 stdio', 'cannot both be stdio'],

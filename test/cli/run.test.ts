@@ -1,12 +1,11 @@
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, truncateSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { temporaryDirectory } from '../host/support.ts';
 import * as guest from '../support/tiny-guest.ts';
+import { cli, cliRun } from './cli.ts';
 
-const cli = fileURLToPath(new URL('../../src-main/cli.ts', import.meta.url));
 let directory: ReturnType<typeof temporaryDirectory>;
 beforeAll(() => (directory = temporaryDirectory()));
 afterAll(() => directory.remove());
@@ -18,26 +17,6 @@ function kernel(...steps: readonly number[][]): string {
   const path = at(`kernel-${images++}`);
   writeFileSync(path, guest.tinyGuest(...steps));
   return path;
-}
-
-interface Ended {
-  code: number | null;
-  stdout: string;
-  stderr: string;
-}
-
-/** Runs the command line to its end. */
-function cliRun(args: string[], input = ''): Promise<Ended> {
-  return new Promise((resolve, reject) => {
-    const child = spawn(process.execPath, [cli, 'run', ...args], { stdio: 'pipe' });
-    let stdout = '';
-    let stderr = '';
-    child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text));
-    child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
-    child.on('error', reject);
-    child.on('close', (code) => resolve({ code, stdout, stderr }));
-    child.stdin.end(input);
-  });
 }
 
 describe('how a run ends', () => {
@@ -242,11 +221,22 @@ describe.skipIf(!existsSync('/usr/bin/script'))('on a terminal', () => {
       { after: 'up', type: 'ab\x03' },
       { after: 'upab\x03', type: '\x1d' },
     ]);
-    expect(shown).toContain('Ctrl-] leaves the console.');
+    expect(shown).toContain('Ctrl-] leaves the console');
     expect(shown).toContain('upab\x03');
     expect(shown).toContain('code 0');
     expect(shown).toMatch(/(?<!-)icanon/);
     expect(shown).toMatch(/(?<!-)isig/);
+  });
+
+  test('Ctrl-^ has another engine go on, or says why not', async () => {
+    const image = kernel(guest.print('up'), guest.echo);
+    const shown = await terminal(command(image, '--kvm-device', at('missing'), '--switch-every', '3600000'), [
+      { after: 'up', type: 'a\x1e' },
+      { after: 'stays on software', type: 'b' },
+      { after: 'b', type: '\x1d' },
+    ]);
+    expect(shown).toContain('switchyard: the guest stays on software: This host has no ');
+    expect(shown).toContain('code 0');
   });
 
   test.each([
