@@ -104,7 +104,7 @@ function describeNode(
       ops.slice(firstOp, instructions[instruction + 1]?.firstOp).map((operation, at) => ({
         instruction,
         text: printIr(operation, linear),
-        adapted: translator.isAdapted(block, firstOp + at),
+        adapted: translator.formOf(block, firstOp + at) === 'callout',
       })),
     ),
   };

@@ -1,8 +1,14 @@
 import type { ExitAccounting } from '../../../accounting/exits.ts';
 import type { CachedBlock } from '../block-cache.ts';
 
+/**
+ * How a memory access is translated. `plain`: through the TLB, or it leaves for the interpreter. `refill`: the TLB is filled
+ * from translated code. `callout`: done in TypeScript.
+ */
+export type AccessForm = 'plain' | 'refill' | 'callout';
+
 /** An access is adapted when it was seen so often among the places where regions were left (one in 64 is looked at). */
-const SEEN_BEFORE_ADAPTING = 4;
+const SEEN_BEFORE_ADAPTING = { plain: 1, refill: 4 } as const;
 /** Of an adapted access's executions, one in so many (a power of two) is looked at. */
 const EXECUTIONS_PER_LOOK = 16;
 /** It goes back after so many looks in a row at what plain code would have done. */
@@ -24,41 +30,57 @@ interface Adapted {
 export class Adaptations {
   readonly #accounting: ExitAccounting;
   readonly #seen = new Map<CachedBlock, Map<number, number>>();
+  readonly #refilled = new Map<CachedBlock, Set<number>>();
   readonly #adapted = new Map<CachedBlock, Map<number, Adapted>>();
 
   constructor(accounting: ExitAccounting) {
     this.#accounting = accounting;
   }
 
-  /** Whether operation `index` of a block is to be translated as a callout. */
-  has(block: CachedBlock, index: number): boolean {
-    return this.#adapted.get(block)?.has(index) ?? false;
+  /** How the access of operation `index` of a block is to be translated. */
+  formOf(block: CachedBlock, index: number): AccessForm {
+    if (this.#adapted.get(block)?.has(index)) return 'callout';
+    return this.#refilled.get(block)?.has(index) ? 'refill' : 'plain';
   }
 
-  /** Adapted accesses of a block. */
+  /** Accesses of a block that are translated as callouts. */
   in(block: CachedBlock): number {
     return this.#adapted.get(block)?.size ?? 0;
   }
 
-  /** Adapted accesses alive. */
+  /** Accesses alive that are translated as callouts. */
   get size(): number {
     let size = 0;
     for (const list of this.#adapted.values()) size += list.size;
     return size;
   }
 
-  /** A region was left at an operation. True when that is adapted now: what holds the block is to be translated anew. */
-  left(block: CachedBlock, index: number): boolean {
-    if (this.has(block, index)) return false;
+  /**
+   * A region was left at an operation. True when something is translated in another form now, and with it what holds the
+   * block. Plain accesses are left at their instruction's start: `accesses` are those of the instruction.
+   */
+  left(block: CachedBlock, index: number, accesses: readonly number[]): boolean {
+    const form = this.formOf(block, index);
+    if (form === 'callout' || accesses.length === 0) return false;
     let seen = this.#seen.get(block);
     if (!seen) this.#seen.set(block, (seen = new Map<number, number>()));
     const times = (seen.get(index) ?? 0) + 1;
     seen.set(index, times);
-    if (times < SEEN_BEFORE_ADAPTING) return false;
+    if (times < SEEN_BEFORE_ADAPTING[form]) return false;
     seen.delete(index);
-    let adapted = this.#adapted.get(block);
-    if (!adapted) this.#adapted.set(block, (adapted = new Map<number, Adapted>()));
-    adapted.set(index, { executions: 0, plain: 0 });
+    if (form === 'refill') {
+      let adapted = this.#adapted.get(block);
+      if (!adapted) this.#adapted.set(block, (adapted = new Map<number, Adapted>()));
+      adapted.set(index, { executions: 0, plain: 0 });
+      return true;
+    }
+    let refilled = this.#refilled.get(block);
+    if (!refilled) this.#refilled.set(block, (refilled = new Set<number>()));
+    const before = refilled.size;
+    for (const access of accesses) refilled.add(access);
+    if (refilled.size === before) return false;
+    this.#accounting.count('adaptation');
+    this.#accounting.detail('adaptation', 'refill');
     return true;
   }
 
@@ -86,11 +108,13 @@ export class Adaptations {
 
   forget(block: CachedBlock): void {
     this.#seen.delete(block);
+    this.#refilled.delete(block);
     this.#adapted.delete(block);
   }
 
   clear(): void {
     this.#seen.clear();
+    this.#refilled.clear();
     this.#adapted.clear();
   }
 }

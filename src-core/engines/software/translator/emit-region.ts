@@ -86,12 +86,15 @@ class RegionEmitter {
     const g = this.#g;
     this.#emitChecks();
     w.block();
+    g.exitDepth = w.depth;
+    w.block();
     g.resumeDepth = w.depth;
     if (this.#region.entries.length > 1) this.#emitRoot(this.#children.get(undefined)!);
     else this.#emitTree(this.#region.entry);
     w.end();
     g.emitResume();
-    w.unreachable();
+    w.end();
+    this.#emitExit();
     return w;
   }
 
@@ -124,6 +127,24 @@ class RegionEmitter {
     g.reload();
     w.get(g.budget).i32Const(INSTRUCTIONS_PER_CALL).op(i32.sub).tee(this.#floor);
     w.i32Const(instructions).get(this.#floor).i32Const(instructions).op(i32.gt_s).select().set(this.#floor);
+  }
+
+  /** The end of the function: on to the region of the block at RIP, if one is known, or back to whoever called. */
+  #emitExit(): void {
+    const w = this.#w;
+    const { exitBlock } = this.#g;
+    this.#g.emitExit();
+    w.get(exitBlock).if();
+    w.get(exitBlock).mem(i32.load, BLOCK.region).tee(exitBlock).if();
+    this.#pushEntry(exitBlock).returnCallIndirect(this.#regionType);
+    w.end();
+    w.end();
+    w.i32Const(REGION.continue);
+  }
+
+  /** Pushes an ENTRY as parameter and its slot, for a call. */
+  #pushEntry(entry: number): CodeWriter {
+    return this.#w.get(entry).get(entry).i32Const(ENTRY.slotMask).op(i32.and);
   }
 
   /** How often the region was entered at a block, for the inspector. */
@@ -216,7 +237,7 @@ class RegionEmitter {
       const end = instructions[at + 1]?.firstOp ?? ops.length;
       g.beginInstruction();
       for (let index = firstOp; index < end; index++) {
-        g.emit({ op: ops[index]!, node, index, end, control });
+        g.emit({ op: ops[index]!, node, index, first: firstOp, end, control });
       }
     });
   }
@@ -274,12 +295,11 @@ class RegionEmitter {
     }
     // A branch of another size than the code's truncates its target.
     const w = this.#w;
-    w.i32Const(0);
     this.#g.pushRip(node.delta);
     w.i64Const(BigInt(offset)).op(i64.add);
     if (codeBits !== 64) w.i64Const(codeBits === 16 ? 0xffffn : 0xffffffffn).op(i64.and);
-    w.mem(i64.store, RIP);
-    this.#leave();
+    w.set(this.#g.exitRip);
+    this.#leave(undefined);
   }
 
   #follow(node: RegionNode, edge: RegionEdge): void {
@@ -289,7 +309,7 @@ class RegionEmitter {
     for (const guard of edge.guards) this.#emitGuard(guard, delta);
     if (!target) {
       if (edge.chain) this.#chain(node, edge, edge.chain);
-      else this.#exit(delta);
+      else this.#exit(delta, undefined);
       return;
     }
     const back = target.order <= node.order;
@@ -302,7 +322,7 @@ class RegionEmitter {
       w.get(g.budget).get(this.#floor).op(i32.lt_s);
       const on = this.#fork();
       w.if();
-      this.#exit(delta);
+      this.#exit(delta, undefined);
       w.end();
       on();
     }
@@ -311,39 +331,38 @@ class RegionEmitter {
     else this.#emitTree(target);
   }
 
-  /** Goes on to the region that starts at a block, if there is one: for good, or as a call that comes back here. */
+  /** Goes on to the region that is entered at a block, if there is one: for good, or as a call that comes back here. */
   #chain(node: RegionNode, { delta, after }: RegionEdge, block: CachedBlock): void {
-    const w = this.#w;
-    const g = this.#g;
-    const entry = g.scratch(I32, 13);
-    const call = (): CodeWriter => w.get(entry).get(entry).i32Const(ENTRY.slotMask).op(i32.and);
-    g.storeRip(delta);
-    this.#storeState();
-    w.i32Const(0)
-      .mem(i32.load, block.address + BLOCK.region)
-      .tee(entry)
-      .op(i32.eqz)
-      .if();
-    w.i32Const(REGION.continue).return();
-    w.end();
     if (!after) {
-      call().returnCallIndirect(this.#regionType);
+      this.#exit(delta, block);
       return;
     }
     // A call: its region returns to this function, which goes on if RIP says that the guest's did likewise.
+    const w = this.#w;
+    const g = this.#g;
+    const entry = g.scratch(I32, 13);
     const depth = g.scratch(I32, 14);
-    w.i32Const(0).mem(i32.load, CTL.callDepth).tee(depth).i32Const(CALL_DEPTH_MAX).op(i32.ge_s).if();
-    call().returnCallIndirect(this.#regionType);
+    w.i32Const(0)
+      .mem(i32.load, block.address + BLOCK.region)
+      .set(entry);
+    w.i32Const(0).mem(i32.load, CTL.callDepth).set(depth);
+    w.get(entry).op(i32.eqz).get(depth).i32Const(CALL_DEPTH_MAX).op(i32.ge_s).op(i32.or);
+    const on = this.#fork();
+    w.if();
+    this.#exit(delta, block);
     w.end();
+    on();
+    g.storeRip(delta);
+    this.#storeState();
     w.i32Const(0).get(depth).i32Const(1).op(i32.add).mem(i32.store, CTL.callDepth);
-    call().callIndirect(this.#regionType).set(entry);
+    this.#pushEntry(entry).callIndirect(this.#regionType).set(entry);
     w.i32Const(0).get(depth).mem(i32.store, CTL.callDepth);
-    w.get(entry).if().get(entry).return().end();
+    // REGION.continue is 0: what is returned when all is well but RIP or budget.
+    w.i32Const(0).mem(i32.load, CTL.budget).tee(g.budget).get(this.#floor).op(i32.lt_s);
     w.i32Const(0).mem(i64.load, RIP);
     g.pushRip(after.delta);
-    w.op(i64.ne).if().i32Const(REGION.continue).return().end();
+    w.op(i64.ne).op(i32.or).get(entry).op(i32.or).if().get(entry).return().end();
     g.reload();
-    w.get(g.budget).get(this.#floor).op(i32.lt_s).if().i32Const(REGION.continue).return().end();
     g.flags = 'deferred';
     g.unpaid = 0;
     g.dirty = 0;
@@ -371,7 +390,7 @@ class RegionEmitter {
     w.i32Const(arena).op(i32.ne).op(i32.or);
     const on = this.#fork();
     w.if();
-    this.#exit(exitDelta);
+    this.#exit(exitDelta, undefined);
     w.end();
     on();
   }
@@ -393,19 +412,20 @@ class RegionEmitter {
     } else {
       w.set(this.#target);
     }
-    w.i32Const(0).get(this.#target).mem(i64.store, RIP);
-    this.#leave();
+    w.get(this.#target).set(g.exitRip);
+    this.#leave(undefined);
   }
 
-  /** Leaves the region for the code at an offset from its entry. */
-  #exit(delta: number): void {
-    this.#g.storeRip(delta);
-    this.#leave();
+  /** Leaves the region for the code at an offset from its entry: for the region of the block there, if that is known. */
+  #exit(delta: number, block: CachedBlock | undefined): void {
+    this.#g.pushRip(delta);
+    this.#w.set(this.#g.exitRip);
+    this.#leave(block);
   }
 
-  #leave(): void {
-    this.#storeState();
-    this.#w.i32Const(REGION.continue).return();
+  #leave(block: CachedBlock | undefined): void {
+    this.#w.i32Const(block?.address ?? 0).set(this.#g.exitBlock);
+    this.#g.exit();
   }
 
   #storeState(): void {

@@ -17,6 +17,7 @@ import {
 } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { BLOCK, REGION, SITE, UOP } from '../exit.ts';
+import type { AccessForm } from './adaptation.ts';
 import type { RegionImports } from './imports.ts';
 import type { Region, RegionNode } from './region.ts';
 
@@ -27,14 +28,14 @@ const TEMP_END = TEMP + TEMP_COUNT * TEMP_SIZE;
 /** General registers as bits. */
 export type RegisterSet = number;
 
-/** Whether the memory access of operation `index` of a node is done as a callout. */
-export type IsAdapted = (node: RegionNode, index: number) => boolean;
+/** In which form the memory access of operation `index` of a node is translated. */
+export type FormOf = (node: RegionNode, index: number) => AccessForm;
 
 /** What a region's code depends on besides the region. */
 export interface RegionPlace {
   /** Arena address of its table of sites (SITE). */
   siteTable: number;
-  adapted: IsAdapted;
+  formOf: FormOf;
 }
 
 /** Where the present value of a temporary is: in a local of a type, or in its slot of the vCPU state. */
@@ -118,11 +119,19 @@ export class RegionGen implements OpGen {
   /** Which site the region is left at for the interpreter (ResumeSites). */
   readonly #site: number;
   readonly #siteTable: number;
-  readonly #isAdapted: IsAdapted;
+  readonly #formOf: FormOf;
   /** What an adapted access of the operation being emitted returned (i32). */
   #accessStatus: number | undefined;
-  /** Depth of the block whose end is the common way out to the interpreter. */
+  /** Depths of the blocks whose ends are the common ways out: to the interpreter, and to whatever stands at RIP. */
   resumeDepth = 0;
+  exitDepth = 0;
+  /** For the common way out: RIP, and the block there whose region to go on to (0: none is known). */
+  readonly exitRip: number;
+  readonly exitBlock: number;
+  /** For both: CTL.flagsKind with what the flags are made from, negative when the state has them already. */
+  readonly #exitKind: number;
+  readonly #exitX: number;
+  readonly #exitY: number;
 
   readonly #free: number[][] = Array.from({ length: VALUE_TYPES }, () => []);
   #scratch = new Scratch();
@@ -144,13 +153,13 @@ export class RegionGen implements OpGen {
     w: CodeWriter,
     imports: RegionImports,
     region: Region,
-    { siteTable, adapted }: RegionPlace,
+    { siteTable, formOf }: RegionPlace,
     used: RegisterSet,
     written: RegisterSet,
   ) {
     const { modeKey } = region;
     this.#siteTable = siteTable;
-    this.#isAdapted = adapted;
+    this.#formOf = formOf;
     this.#reserve = region.instructions;
     this.w = w;
     this.#imports = imports;
@@ -163,6 +172,11 @@ export class RegionGen implements OpGen {
     this.budget = w.local(I32);
     this.#bank = w.local(I32);
     this.#site = w.local(I32);
+    this.exitRip = w.local(I64);
+    this.exitBlock = w.local(I32);
+    this.#exitKind = w.local(I32);
+    this.#exitX = w.local(this.#registerType);
+    this.#exitY = w.local(this.#registerType);
     for (let register = 0; register < GPR_COUNT; register++) {
       this.#registers[register] = (used & (1 << register)) !== 0 ? w.local(this.#registerType) : -1;
     }
@@ -238,9 +252,58 @@ export class RegionGen implements OpGen {
     this.w.mem(i64.store, RIP);
   }
 
+  /** Leaves by the common way out. `exitRip` and `exitBlock` are set. */
+  exit(): void {
+    const { w } = this;
+    this.#stageFlags();
+    this.pay();
+    w.br(w.depth - this.exitDepth);
+  }
+
+  /** The common way out: all state is stored. */
+  emitExit(): void {
+    const { w } = this;
+    this.#storeStagedFlags();
+    this.storeRegisters(this.#written);
+    w.i32Const(0).get(this.budget).mem(i32.store, CTL.budget);
+    w.i32Const(0).get(this.exitRip).mem(i64.store, RIP);
+  }
+
+  /** Puts what the flags are to be made from where the common ways out look for it. */
+  #stageFlags(): void {
+    const { flags, w } = this;
+    const arithmetic = typeof flags === 'string' ? undefined : flags.source.arithmetic;
+    const narrow = this.#registerType === I32;
+    if (!arithmetic || (narrow && arithmetic.bits === 64)) {
+      this.#storeFlags();
+      w.i32Const(-1).set(this.#exitKind);
+      return;
+    }
+    const { kind, bits, x, y, r } = arithmetic;
+    const stage = (from: number, to: number): void => {
+      w.get(from);
+      if (!narrow && bits !== 64) w.op(i64.extend_i32_u);
+      w.set(to);
+    };
+    w.i32Const(flagsKindOf(arithmetic)).set(this.#exitKind);
+    stage(kind === 'logic' ? r : x, this.#exitX);
+    if (kind !== 'logic') stage(y, this.#exitY);
+  }
+
+  #storeStagedFlags(): void {
+    const { w } = this;
+    const store = this.#registerType === I32 ? i32.store : i64.store;
+    w.get(this.#exitKind).i32Const(0).op(i32.ge_s).if();
+    w.i32Const(0).get(this.#exitKind).mem(i32.store, CTL.flagsKind);
+    w.i32Const(0).get(this.#exitX).mem(store, CTL.flagsX);
+    w.i32Const(0).get(this.#exitY).mem(store, CTL.flagsY);
+    w.end();
+  }
+
   /** The common way out to the interpreter; the site says where it goes on. */
   emitResume(): void {
     const { w } = this;
+    this.#storeStagedFlags();
     this.storeRegisters(this.#written);
     w.i32Const(0).get(this.budget).mem(i32.store, CTL.budget);
     w.i32Const(0).get(this.rip).mem(i64.store, RIP);
@@ -254,11 +317,22 @@ export class RegionGen implements OpGen {
     this.#resumeAt(this.#step.index);
   }
 
+  /** The same, or from its instruction's start where nothing but temporaries would be written once more. */
+  #resumeInstruction(): void {
+    const { first, index, node } = this.#step;
+    for (let at = first; at < index; at++) {
+      if (isRepeatable(node.lifted.ops[at]!)) continue;
+      this.resumeHere();
+      return;
+    }
+    this.#resumeAt(first);
+  }
+
   /** Leaves for the interpreter at micro-op `index` of this node's block: this operation's or the next one's. */
   #resumeAt(index: number): void {
     const { w } = this;
-    this.#storeFlags();
-    this.#storeTemps(index);
+    this.#stageFlags();
+    if (index !== this.#step.first) this.#storeTemps(index);
     w.i32Const((this.#node.order << SITE.nodeShift) | index).set(this.#site);
     w.br(w.depth - this.resumeDepth);
   }
@@ -772,8 +846,18 @@ export class RegionGen implements OpGen {
 
   // ---- memory --------------------------------------------------------------------------------------------------
 
-  /** Puts the arena address of an access into `host`, or leaves for the interpreter. */
-  #locate(address: number, width: 32 | 64, bytes: AccessBytes, tag: number, host: number): void {
+  /**
+   * Puts the arena address of an access into `host`, or leaves for the interpreter. Where the TLB often lacks the page
+   * (`refill`), it is filled from here: a call, which costs much of what V8 keeps in registers.
+   */
+  #locate(
+    address: number,
+    width: 32 | 64,
+    bytes: AccessBytes,
+    tag: number,
+    host: number,
+    refill: boolean,
+  ): void {
     const { w } = this;
     const entry = this.scratch(I32, 10);
     const legacy = this.#registerType === I32;
@@ -807,6 +891,17 @@ export class RegionGen implements OpGen {
     if (bytes === 16 && (this.#op.c & ACCESS_INFO.aligned) !== 0) {
       low();
       w.i32Const(15).op(i32.and).op(i32.or);
+    }
+    if (!refill) {
+      w.if();
+      this.#resumeInstruction();
+      w.end();
+      low();
+      w.get(entry)
+        .mem(i32.load, bank + TLB.addend)
+        .op(i32.add);
+      w.set(host);
+      return;
     }
     w.if(I32);
     low();
@@ -852,7 +947,8 @@ export class RegionGen implements OpGen {
   }
 
   load(address: number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void {
-    if (this.#isAdapted(this.#node, this.#step.index)) {
+    const form = this.#formOf(this.#node, this.#step.index);
+    if (form === 'callout') {
       this.#slowAccess(address, width, bytes, this.#imports.slowLoad);
       const value = this.w.i32Const(0);
       if (bytes === 16) value.mem(v128.load, CTL.slowWide);
@@ -860,7 +956,7 @@ export class RegionGen implements OpGen {
       return;
     }
     const host = this.scratch(I32, 11);
-    this.#locate(address, width, bytes, forWrite ? TLB.writeTag : TLB.readTag, host);
+    this.#locate(address, width, bytes, forWrite ? TLB.writeTag : TLB.readTag, host, form === 'refill');
     this.w
       .get(host)
       .mem(
@@ -877,7 +973,8 @@ export class RegionGen implements OpGen {
   }
 
   store(address: number, width: 32 | 64, bytes: AccessBytes, value: number): void {
-    if (this.#isAdapted(this.#node, this.#step.index)) {
+    const form = this.#formOf(this.#node, this.#step.index);
+    if (form === 'callout') {
       this.w.i32Const(0).get(value);
       if (bytes === 16) this.w.mem(v128.store, CTL.slowWide);
       else this.w.mem(bytes === 8 ? i64.store : i32.store, CTL.slowValue);
@@ -885,7 +982,7 @@ export class RegionGen implements OpGen {
       return;
     }
     const host = this.scratch(I32, 11);
-    this.#locate(address, width, bytes, TLB.writeTag, host);
+    this.#locate(address, width, bytes, TLB.writeTag, host, form === 'refill');
     this.w
       .get(host)
       .get(value)
@@ -928,8 +1025,9 @@ export class RegionGen implements OpGen {
 export interface EmitStep {
   op: IrOp;
   node: RegionNode;
-  /** Its index in the node's block. */
+  /** Its index in the node's block, and that of its instruction's first operation. */
   index: number;
+  first: number;
   /** Index after its instruction's last operation. */
   end: number;
   /** How the node's last operation goes on. */
@@ -942,6 +1040,13 @@ export interface ControlFlow {
   branch(codeBits: 16 | 32 | 64, condition: () => void, taken: number, otherwise: number): void;
   skip(codeBits: 16 | 32 | 64, condition: () => void, offset: number): void;
   jumpAbsolute(target: () => void): void;
+}
+
+/** Whether doing an operation again, with the same state but for temporaries, changes nothing. */
+function isRepeatable({ def, dst }: IrOp): boolean {
+  if (def.terminates || def.flags !== 'none' || def.flagsInState) return false;
+  if (def.leaves && !def.name.startsWith('ld')) return false;
+  return def.writes && dst >= TEMP && dst < TEMP_END;
 }
 
 /** Number of the general register at a location. */

@@ -4,8 +4,8 @@ import { codeSizeOf } from '../../../x86/mode.ts';
 import type { CachedBlock } from '../block-cache.ts';
 
 /** Most blocks and guest instructions of a region. */
-const NODES_MAX = 32;
-const INSTRUCTIONS_MAX = 200;
+const NODES_MAX = 60;
+const INSTRUCTIONS_MAX = 500;
 /** Calls are followed this deep, into functions of at most so many blocks and instructions. */
 const CALL_DEPTH_MAX = 2;
 const CALLEE_BLOCKS_MAX = 6;

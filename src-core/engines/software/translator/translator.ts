@@ -1,4 +1,5 @@
 import { ARENA, type Arena } from '../../../machine/arena.ts';
+import type { OpDef } from '../../../ir/op.ts';
 import { type CodeWriter, ModuleWriter } from '../../../wasm/writer.ts';
 import type { TranslatorOptions } from '../../../protocol/machine-config.ts';
 import type { Cpu } from '../../../x86/cpu.ts';
@@ -7,9 +8,9 @@ import { type LiftedBlock, liftBlock } from '../../../x86/lift/block.ts';
 import { MODE } from '../../../x86/mode.ts';
 import type { BlockCache, CachedBlock } from '../block-cache.ts';
 import { BLOCK, ENTRY, SITE, UOP } from '../exit.ts';
-import { type AccessCause, Adaptations } from './adaptation.ts';
+import { type AccessCause, type AccessForm, Adaptations } from './adaptation.ts';
 import { emitRegion, type RecordSite } from './emit-region.ts';
-import type { IsAdapted } from './generator.ts';
+import type { FormOf } from './generator.ts';
 import { declareRegionImports, type RegionImportValues } from './imports.ts';
 import { buildRegion, type Region, type RegionNode, type RegionSource } from './region.ts';
 import { DropCounts, type Translation } from './translation.ts';
@@ -207,8 +208,8 @@ export class Translator {
 
   #emitFor(region: Region, slot: number, record: RecordSite): CodeWriter {
     const siteTable = ARENA.regionSites + slot * SITE.nodes * SITE.entrySize;
-    const adapted: IsAdapted = (node, index) => this.#adaptations.has(node.block, index);
-    return emitRegion(region, this.#imported, { siteTable, adapted }, record);
+    const formOf: FormOf = (node, index) => this.#adaptations.formOf(node.block, index);
+    return emitRegion(region, this.#imported, { siteTable, formOf }, record);
   }
 
   /** Compiles what waits; from now on the dispatcher finds it. No region is being executed. */
@@ -297,8 +298,23 @@ export class Translator {
 
   /** A region was left in a block at a micro-op, for the interpreter, as it had been before. */
   left(block: CachedBlock, uop: number): void {
-    if (this.#options.adaptive && this.#adaptations.left(block, indexOf(block, uop)))
-      this.#retranslate(block);
+    if (!this.#options.adaptive) return;
+    const index = indexOf(block, uop);
+    if (this.#adaptations.left(block, index, this.#accessesAt(block, index))) this.#retranslate(block);
+  }
+
+  /** The memory accesses of the instruction that an operation belongs to. */
+  #accessesAt(block: CachedBlock, index: number): number[] {
+    const lifted = this.#lift(block);
+    if (!lifted) return [];
+    const { ops, instructions } = lifted;
+    const number = instructions.findLastIndex(({ firstOp }) => firstOp <= index);
+    const end = instructions[number + 1]?.firstOp ?? ops.length;
+    const accesses: number[] = [];
+    for (let at = instructions[number]!.firstOp; at < end; at++) {
+      if (isAccess(ops[at]!.def)) accesses.push(at);
+    }
+    return accesses;
   }
 
   /** An adapted access was done. */
@@ -309,10 +325,15 @@ export class Translator {
 
   /** What holds a block is translated anew at once: it is hot. */
   #retranslate(block: CachedBlock): void {
-    const entries = [...(this.#byBlock.get(block) ?? [])].map(({ entry }) => entry);
+    const again = [...(this.#byBlock.get(block) ?? [])].map((translation) => ({
+      entry: translation.entry,
+      wanted: this.#wantedEntries(translation),
+    }));
     this.#dropAll(block);
-    this.#cpu.accounting.count('retranslation', entries.length);
-    for (const entry of entries) this.request(entry);
+    this.#cpu.accounting.count('retranslation', again.length);
+    for (const { entry, wanted } of again) {
+      if (!this.#byEntry.has(entry)) this.#translateFrom(entry, wanted);
+    }
     this.#compile();
   }
 
@@ -377,9 +398,9 @@ export class Translator {
     return { region, code, starts, sameNodes, faithful: sameNodes && code.code.length === wasmBytes };
   }
 
-  /** Whether an operation is translated as a callout at present. */
-  isAdapted(block: CachedBlock, index: number): boolean {
-    return this.#adaptations.has(block, index);
+  /** How the access of an operation is translated at present. */
+  formOf(block: CachedBlock, index: number): AccessForm {
+    return this.#adaptations.formOf(block, index);
   }
 
   /** How many of a block's operations are. */
@@ -458,6 +479,11 @@ export class Translator {
     if (i32[entry + (TLB.execTag >> 2) + 1] !== Math.floor(linear / TWO_32)) return -1;
     return (low + i32[entry + (TLB.addend >> 2)]!) >>> 0;
   }
+}
+
+/** Whether an operation accesses the guest's memory. */
+function isAccess({ name, leaves }: OpDef): boolean {
+  return leaves && (name.startsWith('ld') || name.startsWith('st.'));
 }
 
 const I32 = 0x7f;
