@@ -80,6 +80,7 @@ class VmProcess {
       {
         memoryMib: config.memoryMib,
         engine: config.engine,
+        hardware: { accelerator: config.accelerator },
         engineRefusal: 'software',
         ...loadMachineFiles(config),
       },

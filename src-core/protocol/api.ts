@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { acceleratorSchema } from './engine.ts';
 import { hardwareProbeSchema } from './hardware-probe.ts';
 import { inspectionQuerySchema, inspectionSchema, regionDetailSchema } from './inspection.ts';
 import { fieldErrorSchema } from './messages.ts';
@@ -50,6 +51,8 @@ export type BrowseResult = z.infer<typeof browseResultSchema>;
 
 export const engineInfoSchema = z.object({
   kind: engineKindSchema,
+  /** Null for the software engine. */
+  accelerator: acceleratorSchema.nullable(),
   label: z.string(),
   available: z.boolean(),
   /** One line: what it runs on, or why it cannot be had. */
@@ -137,7 +140,17 @@ export const commands = {
    * it stays where it is. A VM that is off may be given any; one that can't be had when it starts leaves it in
    * software (`engineStatus.problem`).
    */
-  setEngine: { params: z.object({ vmId: vmIdSchema, engine: engineKindSchema }).strict(), result: vmSchema },
+  setEngine: {
+    params: z
+      .object({
+        vmId: vmIdSchema,
+        engine: engineKindSchema,
+        /** Of the hardware engine. */
+        accelerator: acceleratorSchema.default('kvm'),
+      })
+      .strict(),
+    result: vmSchema,
+  },
 
   /**
    * Starts a stream of `serial` events, the first of which replays the screen and scrollback kept by the host.

@@ -76,6 +76,11 @@ export const engineStatusSchema = engineNameSchema.extend({
 });
 export type EngineStatus = z.infer<typeof engineStatusSchema>;
 
+/** What an engine is called where there is room for a word. */
+export function engineLabel({ kind, accelerator }: EngineName): string {
+  return accelerator === 'model' ? 'Model' : engineLabels[kind];
+}
+
 /** "hardware (KVM)" and the like, for messages. */
 export function describeEngine({ kind, accelerator }: EngineName): string {
   if (accelerator === null) return kind;

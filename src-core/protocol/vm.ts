@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { MEMORY_MIB_MAX, MEMORY_MIB_MIN } from '../machine/arena.ts';
-import { engineKindSchema, engineStatusSchema } from './engine.ts';
+import { acceleratorSchema, engineKindSchema, engineStatusSchema } from './engine.ts';
 
 /** What the host knows of a VM, as the window sees it. */
 
@@ -53,6 +53,8 @@ export const vmConfigSchema = z.object({
   /** BIOS image; null uses none (a kernel is then needed). */
   firmware: pathSchema.nullable(),
   engine: engineKindSchema,
+  /** What the hardware engine runs the guest with. */
+  accelerator: acceleratorSchema.default('kvm'),
   /** Free text. */
   notes: z.string().max(10_000, 'at most 10000 characters'),
 });
@@ -68,6 +70,7 @@ export const DEFAULT_VM_CONFIG: VmConfig = {
   commandLine: 'console=ttyS0',
   firmware: null,
   engine: 'software',
+  accelerator: 'kvm',
   notes: '',
 };
 

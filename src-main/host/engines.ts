@@ -1,5 +1,5 @@
 import type { EngineInfo } from '../../src-core/protocol/api.ts';
-import { describeProblem, engineLabels } from '../../src-core/protocol/engine.ts';
+import { describeProblem, engineLabel, engineLabels } from '../../src-core/protocol/engine.ts';
 import { type HardwareProbe, PROBE_CHECK_LABELS } from '../../src-core/protocol/hardware-probe.ts';
 
 /** Finds out, in a process of its own, what this host's hardware virtualization can do. Does not reject. */
@@ -46,15 +46,24 @@ export class HostEngines {
     return [
       {
         kind: 'software',
+        accelerator: null,
         label: engineLabels.software,
         available: true,
         detail: 'Interpreter, and a translator of hot code to WebAssembly; runs on any host.',
       },
       {
         kind: 'hardware',
+        accelerator: 'kvm',
         label: engineLabels.hardware,
         available: this.#known !== null && this.#known.verdict !== 'unable',
         detail: describeHardware(this.#known),
+      },
+      {
+        kind: 'hardware',
+        accelerator: 'model',
+        label: engineLabel({ kind: 'hardware', accelerator: 'model' }),
+        available: true,
+        detail: 'Hardware virtualization as a model of ours, on any host: its exits and cycles are modelled.',
       },
     ];
   }

@@ -203,7 +203,8 @@ export class Host {
       updateVm: ({ vmId, config }) => {
         const vm = this.vm(vmId);
         this.#requireValid(config, vmId);
-        if (vm.pid !== undefined && config.engine !== vm.config.engine) {
+        const { engine, accelerator } = vm.config;
+        if (vm.pid !== undefined && (config.engine !== engine || config.accelerator !== accelerator)) {
           throw new ApiError({
             code: 'wrongState',
             message: `${vm.config.name} is running: its engine is changed with the engine switch.`,
@@ -246,7 +247,8 @@ export class Host {
       reset: acting((vm) => vm.reset()),
       powerOff: acting((vm) => vm.powerOff()),
       forceOff: acting((vm) => vm.forceOff()),
-      setEngine: ({ vmId, engine }) => acting((vm) => vm.setEngine(engine))({ vmId }),
+      setEngine: ({ vmId, engine, accelerator }) =>
+        acting((vm) => vm.setEngine(engine, accelerator))({ vmId }),
 
       serialSubscribe: ({ vmId, port }, connection) => {
         const terminal = this.vm(vmId).terminal(port);

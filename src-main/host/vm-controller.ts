@@ -3,7 +3,12 @@ import { existsSync } from 'node:fs';
 import type { EventData } from '../../src-core/protocol/api.ts';
 import type { Inspection, InspectionQuery, RegionDetail } from '../../src-core/protocol/inspection.ts';
 import { ApiError } from '../../src-core/protocol/messages.ts';
-import { describeProblem, type EngineKind, type EngineStatus } from '../../src-core/protocol/engine.ts';
+import {
+  type Accelerator,
+  describeProblem,
+  type EngineKind,
+  type EngineStatus,
+} from '../../src-core/protocol/engine.ts';
 import type { HardwareProbe } from '../../src-core/protocol/hardware-probe.ts';
 import type {
   ExitHistoryPoint,
@@ -168,7 +173,7 @@ export class VmController {
     this.#record.runStartedAt = Date.now();
     this.#save();
     try {
-      const probe = await this.#probeFor(this.config.engine);
+      const probe = await this.#probeFor(this.config);
       const { config } = run;
       const { engine } = await run.client.call('start', { config, snapshotPath: null, paused: false, probe });
       run.engine = engine;
@@ -210,13 +215,16 @@ export class VmController {
     if (run) await this.#kill(run, { kind: 'forceOff', at: Date.now(), message });
   }
 
-  async setEngine(engine: EngineKind): Promise<void> {
+  /** @param accelerator of the hardware engine */
+  async setEngine(engine: EngineKind, accelerator: Accelerator): Promise<void> {
     if (this.#run) {
       this.#running('change the engine of', ['running', 'paused']);
-      const probe = await this.#probeFor(engine);
+      const config = { ...this.config, engine, accelerator };
+      const probe = await this.#probeFor(config);
       // Finding that out takes a while.
       const run = this.#running('change the engine of', ['running', 'paused']);
-      const { problem } = await run.client.call('switchEngine', { target: { kind: engine }, probe });
+      const target = engine === 'software' ? { kind: engine } : { kind: engine, accelerator };
+      const { problem } = await run.client.call('switchEngine', { target, probe });
       if (problem) {
         throw new ApiError({
           code: 'unavailable',
@@ -225,13 +233,13 @@ export class VmController {
         });
       }
     }
-    this.update({ ...this.config, engine });
+    this.update({ ...this.config, engine, accelerator });
   }
 
   /** What the process of a VM needs to know of the host's hardware. */
-  async #probeFor(engine: EngineKind): Promise<HardwareProbe | null> {
+  async #probeFor({ engine, accelerator }: VmConfig): Promise<HardwareProbe | null> {
     const { engines } = this.#services;
-    return engine === 'hardware' ? engines.probe() : engines.known;
+    return engine === 'hardware' && accelerator === 'kvm' ? engines.probe() : engines.known;
   }
 
   async inspect(query: InspectionQuery): Promise<Inspection | null> {
@@ -291,13 +299,14 @@ export class VmController {
       });
     }
     await this.#whileBusy('restore', async () => {
-      const next = this.#launch({ ...snapshot.config, engine: this.config.engine });
+      const { engine, accelerator } = this.config;
+      const next = this.#launch({ ...snapshot.config, engine, accelerator });
       this.#next = next;
       try {
-        const probe = await this.#probeFor(next.config.engine);
+        const probe = await this.#probeFor(next.config);
         const { config } = next;
-        const { engine } = await next.client.call('start', { config, snapshotPath, paused: true, probe });
-        next.engine = engine;
+        const started = await next.client.call('start', { config, snapshotPath, paused: true, probe });
+        next.engine = started.engine;
       } catch (error) {
         await this.#discard(next);
         throw error;
@@ -548,7 +557,13 @@ function publicSnapshot({ config: _config, screens: _screens, ...snapshot }: Sna
 }
 
 /** The part of a configuration that a machine is built from, for comparing. */
-function machineOf({ name: _name, notes: _notes, engine: _engine, ...machine }: VmConfig): string {
+function machineOf({
+  name: _name,
+  notes: _notes,
+  engine: _engine,
+  accelerator: _accelerator,
+  ...machine
+}: VmConfig): string {
   return JSON.stringify(machine);
 }
 

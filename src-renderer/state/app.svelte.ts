@@ -3,6 +3,7 @@ import type {
   Command,
   CommandParams,
   CommandResult,
+  EngineInfo,
   EventData,
   FirstGuestStatus,
   FirstGuestVariant,
@@ -10,7 +11,9 @@ import type {
 } from '../../src-core/protocol/api.ts';
 import { ApiClient, type Transport } from '../../src-core/protocol/client.ts';
 import { ApiError } from '../../src-core/protocol/messages.ts';
-import type { EngineKind, Snapshot, Vm } from '../../src-core/protocol/vm.ts';
+import { describeEngine, type EngineName } from '../../src-core/protocol/engine.ts';
+import type { Snapshot, Vm } from '../../src-core/protocol/vm.ts';
+import { nanoseconds } from '../lib/format.ts';
 import type { DialogRequest } from './dialogs.ts';
 import { DEFAULT_SETTINGS, SETTINGS_KEY, settingsSchema, type Settings } from './settings.ts';
 import { VmStatistics } from './statistics.svelte.ts';
@@ -42,6 +45,8 @@ export class App {
   #reconnectTimer: ReturnType<typeof setTimeout> | undefined;
   #settingsTimer: ReturnType<typeof setTimeout> | undefined;
   #attempt = 0;
+  /** The latest that the host told of its engines by itself. */
+  #engines: EngineInfo[] | null = null;
 
   connection = $state<Connection>('connecting');
   /** Counts connections: what holds something of the host's (a subscription) starts again when it changes. */
@@ -89,6 +94,7 @@ export class App {
     try {
       const client = new ApiClient(await this.#open());
       this.#client = client;
+      this.#engines = null;
       client.onClose = () => this.#connectionLost();
       client.onProtocolError = (error) =>
         this.toasts.add('error', 'The host sent something unexpected', error.message, 'Reload the window.');
@@ -159,7 +165,8 @@ export class App {
       this.call('firstGuestStatus', {}),
       this.call('getSettings', {}),
     ]);
-    this.host = host;
+    // What was found out of them meanwhile is newer.
+    this.host = { ...host, engines: this.#engines ?? host.engines };
     this.firstGuest = firstGuest;
     this.progress.clear();
     this.snapshots.clear();
@@ -173,6 +180,10 @@ export class App {
   }
 
   #listen(client: ApiClient): void {
+    client.on('enginesChanged', ({ engines }) => {
+      this.#engines = engines;
+      if (this.host) this.host = { ...this.host, engines };
+    });
     client.on('vmChanged', ({ vm }) => this.#putVm(vm));
     client.on('vmRemoved', ({ vmId }) => this.#removeVm(vmId));
     client.on('vmCrashed', ({ name, vmId, message, hint }) => {
@@ -272,10 +283,18 @@ export class App {
     void this.attempt(`Powering off “${vm.config.name}” failed`, pressed);
   }
 
-  setEngine(vm: Vm, engine: EngineKind): void {
-    void this.attempt(
-      `Switching the engine of “${vm.config.name}” failed`,
-      this.call('setEngine', { vmId: vm.id, engine }),
+  /** Resolves when the guest runs on another engine, or it was told why not. */
+  async setEngine(vm: Vm, { kind, accelerator }: EngineName): Promise<void> {
+    const changed = await this.attempt(
+      `“${vm.config.name}” does not change its engine`,
+      this.call('setEngine', { vmId: vm.id, engine: kind, ...(accelerator && { accelerator }) }),
+    );
+    const last = changed?.engineStatus?.lastSwitch;
+    if (!last) return;
+    this.toasts.add(
+      'info',
+      `“${vm.config.name}” runs on ${describeEngine(last.to)}`,
+      `The guest stood still for ${nanoseconds(last.ns)}.`,
     );
   }
 

@@ -220,18 +220,6 @@ describe.skipIf(withoutChromium('the window, in Chromium'))('window', () => {
     await window.untilState('Running');
   });
 
-  test('says why there is no hardware engine', async (context) => {
-    const { engines } = await demo.api.call('hostInfo', {});
-    if (engines.find(({ kind }) => kind === 'hardware')?.available)
-      return context.skip('there is a hardware engine here');
-    await openRunning('alpha');
-    const hardware = browser.page.getByRole('radio', { name: 'Hardware' });
-    await expect.poll(() => hardware.getAttribute('aria-disabled')).toBe('true');
-    await hardware.hover();
-    await browser.page.getByText('is not available here').waitFor();
-    await browser.page.mouse.move(10, 400);
-  });
-
   test('searches the console', async () => {
     const { page } = browser;
     await openRunning('alpha');

@@ -8,7 +8,7 @@ import { ApiError } from '../../src-core/protocol/messages.ts';
 import { ExitAccounting } from '../../src-core/accounting/exits.ts';
 import { writeDurably } from '../../src-main/durable-file.ts';
 import { FakeEngines } from '../support/fake-engines.ts';
-import type { EngineTarget } from '../../src-core/protocol/engine.ts';
+import type { Accelerator, EngineTarget } from '../../src-core/protocol/engine.ts';
 import type { HardwareProbe } from '../../src-core/protocol/hardware-probe.ts';
 
 const exits = new ExitAccounting();
@@ -25,7 +25,7 @@ function print(text: string): void {
 }
 
 interface Params {
-  config: { engine: string; commandLine: string };
+  config: { engine: string; accelerator: Accelerator; commandLine: string };
   target: EngineTarget;
   probe: HardwareProbe | null;
   snapshotPath: string | null;
@@ -52,7 +52,7 @@ async function act(request: string, params: Params): Promise<unknown> {
       paused = request === 'pause';
       return {};
     case 'switchEngine': {
-      const report = engines.switch(params.target.kind, params.probe);
+      const report = engines.switch(params.target, params.probe);
       say({ type: 'engine', status: engines.status });
       return report;
     }

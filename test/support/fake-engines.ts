@@ -1,9 +1,11 @@
 /** Engines where there is no machine: what the processes that play one say of theirs, and probes of hosts made up. */
 import type {
+  Accelerator,
   EngineName,
   EngineProblem,
   EngineStatus,
   EngineSwitch,
+  EngineTarget,
 } from '../../src-core/protocol/engine.ts';
 import {
   type HardwareProbe,
@@ -13,7 +15,7 @@ import {
 } from '../../src-core/protocol/hardware-probe.ts';
 
 const SOFTWARE: EngineName = { kind: 'software', accelerator: null };
-const HARDWARE: EngineName = { kind: 'hardware', accelerator: 'kvm' };
+const HARDWARE = { kind: 'hardware', accelerator: 'kvm' } as const;
 /** What a change takes, ns. */
 const SWITCH_NS = 412_000;
 
@@ -59,26 +61,39 @@ export class FakeEngines {
   status: EngineStatus = { ...SOFTWARE, problem: null, lastSwitch: null, switches: 0 };
   #unfit = false;
 
-  start(config: { engine: string; commandLine: string }, probe: HardwareProbe | null): EngineStatus {
+  start(
+    config: { engine: string; accelerator: Accelerator; commandLine: string },
+    probe: HardwareProbe | null,
+  ): EngineStatus {
     this.#unfit = config.commandLine.includes('unfit');
-    const problem = config.engine === 'hardware' ? this.#problem(probe) : null;
-    const name = config.engine === 'hardware' && !problem ? HARDWARE : SOFTWARE;
+    const hardware = config.engine === 'hardware';
+    const problem = hardware ? this.#problem(config.accelerator, probe) : null;
+    const name: EngineName =
+      hardware && !problem ? { ...HARDWARE, accelerator: config.accelerator } : SOFTWARE;
     this.status = { ...name, problem, lastSwitch: null, switches: 0 };
     return this.status;
   }
 
-  switch(kind: string, probe: HardwareProbe | null): EngineSwitch {
-    const { kind: before, accelerator } = this.status;
-    const problem = kind === 'hardware' ? this.#problem(probe) : null;
-    const to = kind === 'hardware' ? HARDWARE : SOFTWARE;
-    const lastSwitch = { from: { kind: before, accelerator }, to, problem, ns: SWITCH_NS, buildNs: 0 };
+  switch(target: EngineTarget, probe: HardwareProbe | null): EngineSwitch {
+    const { kind, accelerator } = this.status;
+    const wanted = target.kind === 'hardware' && target.accelerator === 'model' ? 'model' : 'kvm';
+    const problem = target.kind === 'hardware' ? this.#problem(wanted, probe) : null;
+    const to: EngineName = target.kind === 'hardware' ? { ...HARDWARE, accelerator: wanted } : SOFTWARE;
+    const lastSwitch: EngineSwitch = {
+      from: { kind, accelerator },
+      to,
+      problem,
+      ns: SWITCH_NS,
+      buildNs: 0,
+    };
     this.status = problem
       ? { ...this.status, lastSwitch }
       : { ...to, problem: null, lastSwitch, switches: this.status.switches + 1 };
     return lastSwitch;
   }
 
-  #problem(probe: HardwareProbe | null): EngineProblem | null {
+  #problem(accelerator: Accelerator, probe: HardwareProbe | null): EngineProblem | null {
+    if (accelerator === 'model') return null;
     return probe?.verdict === 'unable' ? NO_KVM : this.#unfit ? UNFIT : null;
   }
 }

@@ -10,7 +10,7 @@ import { vmProcessRequestSchema, type VmProcessMessage } from '../../../src-core
 import { writeDurably } from '../../../src-main/durable-file.ts';
 import { DEMO_INSPECTION, demoRegion } from './demo-translations.ts';
 import { FakeEngines } from '../../support/fake-engines.ts';
-import type { EngineTarget } from '../../../src-core/protocol/engine.ts';
+import type { Accelerator, EngineTarget } from '../../../src-core/protocol/engine.ts';
 import type { HardwareProbe } from '../../../src-core/protocol/hardware-probe.ts';
 
 const exits = new ExitAccounting();
@@ -172,7 +172,7 @@ function load(path: string): void {
 }
 
 interface Params {
-  config: { engine: string; commandLine: string };
+  config: { engine: string; accelerator: Accelerator; commandLine: string };
   target: EngineTarget;
   probe: HardwareProbe | null;
   snapshotPath: string | null;
@@ -206,7 +206,7 @@ async function act(request: string, params: Params): Promise<unknown> {
       boot();
       return {};
     case 'switchEngine': {
-      const report = engines.switch(params.target.kind, params.probe);
+      const report = engines.switch(params.target, params.probe);
       say({ type: 'engine', status: engines.status });
       return report;
     }
