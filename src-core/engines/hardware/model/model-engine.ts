@@ -104,6 +104,11 @@ export class ModelEngine implements Engine, Intercepts {
     this.#setUp();
   }
 
+  /** Without identifiers the TLB's entries are nobody's: each entry empties it. */
+  get #tlbControl(): number {
+    return this.#profile.asids.value ? TLB_CONTROL.none : TLB_CONTROL.flushAll;
+  }
+
   /** The VMM's choice of intercepts. */
   #setUp(): void {
     const { vmcb } = this;
@@ -132,8 +137,7 @@ export class ModelEngine implements Engine, Intercepts {
     vmcb.set32(VMCB.vIntr, V_INTR.masking);
     vmcb.set64(VMCB.npEnable, shadow ? 0n : 1n);
     for (const msr of PASSED_MSRS) vmcb.msrpm.passThrough(msr);
-    // Without identifiers the TLB's entries are nobody's: each entry empties it.
-    vmcb.u8[VMCB.tlbControl] = this.#profile.asids.value ? TLB_CONTROL.none : TLB_CONTROL.flushAll;
+    vmcb.u8[VMCB.tlbControl] = this.#tlbControl;
   }
 
   // ---- the run loop --------------------------------------------------------------------------------------------
@@ -231,7 +235,9 @@ export class ModelEngine implements Engine, Intercepts {
     const inconsistency = vmcb.inconsistency();
     if (inconsistency !== undefined) throw new Error(`the model's VMRUN is refused: ${inconsistency}`);
     vmcb.load(cpu);
-    if (vmcb.u8[VMCB.tlbControl] !== TLB_CONTROL.none) cpu.mmu.dropTranslations();
+    if (vmcb.u8[VMCB.tlbControl] === TLB_CONTROL.none) return;
+    cpu.mmu.dropTranslations();
+    vmcb.u8[VMCB.tlbControl] = this.#tlbControl;
   }
 
   /** Asks for an exit as soon as the guest takes interrupts: a virtual one is pending (APM volume 2, section 15.21.4). */
@@ -275,6 +281,8 @@ export class ModelEngine implements Engine, Intercepts {
       } finally {
         this.#handling = false;
         this.vmcb.save(cpu, this.vmcb.get64(VMCB.nRip));
+        // The shadow of another root: entries of a shadow are never global.
+        if (taken.code === EXIT_CODE.CR3_WRITE) this.vmcb.u8[VMCB.tlbControl] = TLB_CONTROL.flushGuest;
         this.#resumeGuest(true);
       }
     };

@@ -25,7 +25,10 @@ const TABLE_STORES_MAX = 64;
 /** Levels of tables: a guest's table may serve at more than one. */
 const HEIGHTS = 4;
 
-/** Values of a shadow entry: not present, or present and read-only. A writable one holds the time it was made. */
+/**
+ * Values of a shadow entry: not present, or present and read-only. A writable one holds the time it was made, one of a
+ * large page its rights.
+ */
 const ABSENT = 0;
 const READ_ONLY = 1;
 /** ShadowTable.place of a table that stands at several places; no multiple of a page. */
@@ -66,6 +69,7 @@ export class ShadowTables {
   readonly #mmu: Mmu;
   /** By arena page * HEIGHTS + height above the last level. */
   readonly #tables = new Map<number, ShadowTable>();
+  /** By physical address of 2 MiB and rights. */
   readonly #direct = new Map<number, Uint32Array>();
   /** Arena pages of traced tables. */
   readonly #traced = new Set<number>();
@@ -119,11 +123,13 @@ export class ShadowTables {
       if (height === 0) notePlace(table, lin, index);
       if (level < levels - 1 || pageShift !== 12) {
         if (entries[index] === ABSENT) present = false;
-        entries[index] = READ_ONLY;
+        if (level < levels - 1) entries[index] = READ_ONLY;
       }
     }
     if (levels === 0 || pageShift !== 12) {
-      entries = this.#directTable(walker);
+      const rights = rightsOf(walker);
+      if (entries) this.#link(entries, index, READ_ONLY + rights);
+      entries = this.#directTable(walker.phys, rights);
       index = Math.floor(walker.phys / PAGE) & (DIRECT_ENTRIES - 1);
     }
     if (!entries) throw new Error('a walk without a table');
@@ -165,12 +171,19 @@ export class ShadowTables {
   }
 
   /** The entries for the 2 MiB of physical memory around the walk's result, with its rights. */
-  #directTable({ phys, writable, user, noExecute, dirty }: PageWalker): Uint32Array {
-    const rights = (writable && dirty ? 1 : 0) | (user ? 2 : 0) | (noExecute ? 4 : 0);
+  #directTable(phys: number, rights: number): Uint32Array {
     const key = Math.floor(phys / 2 ** DIRECT_SHIFT) * 8 + rights;
     let entries = this.#direct.get(key);
     if (!entries) this.#direct.set(key, (entries = new Uint32Array(DIRECT_ENTRIES)));
     return entries;
+  }
+
+  /** Has a large page's entry lead to entries with the rights that it has now: it may just have become dirty. */
+  #link(entries: Uint32Array, index: number, rights: number): void {
+    const before = entries[index];
+    entries[index] = rights;
+    // What was made with other rights can't be reached any more.
+    if (before !== ABSENT && before !== rights) this.#mmu.dropTranslations();
   }
 
   /** A traced table was stored to (MemoryObserver.tableWritten): what was made of the old entries goes. */
@@ -250,6 +263,11 @@ function roleOf(cpu: Cpu): number {
     ((efer & EFER_NXE) !== 0 ? ROLE.nxe : 0) |
     (cpu.get32(CTL.a20Mask) === 0xffffffff ? ROLE.a20 : 0)
   );
+}
+
+/** What a large page allows, 0 to 7. */
+function rightsOf({ writable, user, noExecute, dirty }: PageWalker): number {
+  return (writable && dirty ? 1 : 0) | (user ? 2 : 0) | (noExecute ? 4 : 0);
 }
 
 /** Remembers which linear addresses a last-level table maps. */
