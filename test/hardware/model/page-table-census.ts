@@ -46,7 +46,7 @@ export class PageTableCensus implements MemoryObserver {
     };
   }
 
-  walked(lin: number, access: Access, walker: PageWalker, arena: number, writable: boolean): void {
+  walked(_lin: number, access: Access, walker: PageWalker, arena: number, writable: boolean): void {
     this.#notePaging();
     if (arena < 0) return;
     const { mmu } = this.#cpu;
@@ -55,7 +55,7 @@ export class PageTableCensus implements MemoryObserver {
     const large = walker.levels === 0 || walker.pageShift !== 12;
     let leafName = '';
     for (let level = 0; level < walker.levels; level++) {
-      const at = mmu.plainMemory(walker.entryAt[level]!);
+      const at = mmu.plainMemory(walker.entryAt[level] ?? -1);
       const page = Math.floor(at / 4096);
       // The same table at another distance from the pages it maps is another one.
       const below = walker.levels - level + (walker.pageShift === 12 ? 0 : walker.pageShift === 30 ? 2 : 1);
