@@ -18,6 +18,8 @@ export interface Engine {
   readonly kind: 'software' | 'hardware';
   /** What the hardware engine runs guests with. */
   readonly accelerator?: Accelerator;
+  /** The engine that executes the guest for it, with that one's knowledge of memory; undefined where it does so itself. */
+  readonly executor?: Engine;
   /** Why it no longer runs the guest itself, which has gone on in software since. */
   readonly failure?: Error | undefined;
   /** A triple fault was found that the next `run` will report, and another engine would not. */

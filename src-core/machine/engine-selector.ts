@@ -149,8 +149,8 @@ export class EngineSelector {
       );
     }
     this.#requireFit(next, false);
-    // What it knows of memory is from when it ran last.
-    next.flush();
+    // What it knows of memory is from when it ran last, unless that is kept by the one engine that executes for both.
+    if ((next.executor ?? next) !== (from.executor ?? from)) next.flush();
     next.enter?.();
     this.#current = next;
     this.#switches++;

@@ -407,6 +407,10 @@ export class ModelEngine implements Engine, Intercepts {
     return counters;
   }
 
+  get executor(): Engine {
+    return this.#software;
+  }
+
   /** What the software engine that executes the guest has counted: for comparison. */
   get executed(): ExitAccounting {
     return this.#inner;
