@@ -1,5 +1,6 @@
 import { createReadStream } from 'node:fs';
 import { stat } from 'node:fs/promises';
+import type { ExitSnapshot } from '../src-core/accounting/exits.ts';
 import { inspect, inspectRegion } from '../src-core/engines/software/inspector/inspect.ts';
 import { BootError } from '../src-core/firmware/boot.ts';
 import { EngineUnavailableError, Machine, type MachineEnd } from '../src-core/machine/machine.ts';
@@ -99,11 +100,12 @@ class VmProcess {
       if (cause === 'tripleFault') this.#end({ kind: 'tripleFault' }, machine);
       else this.#report({ type: 'reset' });
     });
-    machine.on('engine', (status) => this.#report({ type: 'engine', status }));
+    machine.on('engine', (status) => this.#report({ type: 'engine', status, ...countersOf(machine) }));
     machine.on('ended', (end) => this.#end(end, machine));
     setInterval(() => this.#sendStatistics(machine), STATISTICS_INTERVAL_MS);
+    const counters = countersOf(machine);
     if (!paused) machine.start();
-    return { engine: machine.engineStatus };
+    return { engine: machine.engineStatus, ...counters };
   }
 
   async #saveSnapshot(path: string): Promise<{ sizeBytes: number }> {
@@ -190,6 +192,10 @@ class VmProcess {
   #report(message: VmProcessMessage): void {
     void this.#send(message);
   }
+}
+
+function countersOf(machine: Machine): { exits: ExitSnapshot; guestNs: number } {
+  return { exits: machine.accounting.snapshot(), guestNs: machine.clock.now() };
 }
 
 function describeError(error: unknown): ApiError {

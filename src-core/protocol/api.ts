@@ -1,5 +1,6 @@
 import { z } from 'zod';
 import { acceleratorSchema } from './engine.ts';
+import { engineUseSchema } from './engine-comparison.ts';
 import { hardwareProbeSchema } from './hardware-probe.ts';
 import { inspectionQuerySchema, inspectionSchema, regionDetailSchema } from './inspection.ts';
 import { fieldErrorSchema } from './messages.ts';
@@ -213,6 +214,18 @@ export const commands = {
       })
       .strict(),
     result: z.array(exitHistoryPointSchema),
+  },
+  /** What the VM did on each engine since a time, as far back as is kept; engines that did not run it are left out. */
+  compareEngines: {
+    params: z.object({ vmId: vmIdSchema, fromMs: z.number().nonnegative() }).strict(),
+    result: z.array(engineUseSchema),
+  },
+  /** The same as a file's text, with the time series it was added up from. */
+  exportComparison: {
+    params: z
+      .object({ vmId: vmIdSchema, fromMs: z.number().nonnegative(), format: z.enum(['csv', 'json']) })
+      .strict(),
+    result: z.object({ fileName: z.string(), text: z.string() }),
   },
   /** The latest counters as a file's text. */
   exportExits: {

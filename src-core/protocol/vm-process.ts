@@ -25,7 +25,7 @@ export const vmProcessRequests = {
       /** What the host's hardware virtualization was found to do; null where that is not known (yet). */
       probe: hardwareProbeSchema.nullable(),
     }),
-    result: z.object({ engine: engineStatusSchema }),
+    result: z.object({ engine: engineStatusSchema, exits: exitSnapshotSchema, guestNs: z.number() }),
   },
   pause: { params: none, result: none },
   resume: { params: none, result: none },
@@ -82,7 +82,13 @@ export const vmProcessMessageSchema = z.discriminatedUnion('type', [
     text: z.string(),
   }),
   /** The engine was changed, could not be, or gave up. */
-  z.object({ type: z.literal('engine'), status: engineStatusSchema }),
+  z.object({
+    type: z.literal('engine'),
+    status: engineStatusSchema,
+    /** Counters at the change: what they hold happened on the engines before. */
+    exits: exitSnapshotSchema,
+    guestNs: z.number(),
+  }),
   /** The guest reset itself and boots again. */
   z.object({ type: z.literal('reset') }),
   /** The guest is done; the process ends after this. */

@@ -51,6 +51,18 @@ export const MIGRATIONS: readonly string[] = [
     PRIMARY KEY (vm_id, at)
   ) STRICT, WITHOUT ROWID;
   `,
+  `
+  CREATE TABLE engine_samples (
+    vm_id TEXT NOT NULL REFERENCES vms (id) ON DELETE CASCADE,
+    at INTEGER NOT NULL,
+    engine TEXT NOT NULL,
+    accelerator TEXT,
+    ms REAL NOT NULL,
+    instructions REAL NOT NULL,
+    reasons TEXT NOT NULL
+  ) STRICT;
+  CREATE INDEX engine_samples_by_vm ON engine_samples (vm_id, at);
+  `,
 ];
 
 /**

@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import type { ApiEvent, EventData, FirstGuestStatus, HostInfo } from '../../src-core/protocol/api.ts';
 import { ApiError, type EventMessage, type ResponseMessage } from '../../src-core/protocol/messages.ts';
+import { addUses } from '../../src-core/protocol/engine-comparison.ts';
 import type { Vm, VmConfig } from '../../src-core/protocol/vm.ts';
 import { FirstGuestInstaller } from '../firstguest/installer.ts';
 import { browseFiles } from './browse.ts';
@@ -8,7 +9,7 @@ import { Connection, invalidConfig, type Handlers } from './connection.ts';
 import type { DataDirectory } from './data-directory.ts';
 import { openDatabase } from './database.ts';
 import { HostEngines, type Prober } from './engines.ts';
-import { exportExits } from './exports.ts';
+import { exportComparison, exportExits } from './exports.ts';
 import { hostInfo } from './host-info.ts';
 import { Registry, type VmRecord } from './registry.ts';
 import { SnapshotFiles } from './snapshot-files.ts';
@@ -283,6 +284,11 @@ export class Host {
       statistics: ({ vmId }) => this.vm(vmId).statistics,
       exitHistory: ({ vmId, fromMs, pointsMax }) =>
         this.#registry.history(this.vm(vmId).id, fromMs, pointsMax),
+      compareEngines: ({ vmId, fromMs }) => addUses(this.vm(vmId).engineSamples(fromMs)),
+      exportComparison: ({ vmId, fromMs, format }) => {
+        const vm = this.vm(vmId);
+        return exportComparison(vm.config.name, vm.engineSamples(fromMs), format);
+      },
       exportExits: ({ vmId, format }) => {
         const { statistics, config } = this.vm(vmId);
         if (!statistics) {

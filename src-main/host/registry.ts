@@ -1,6 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import type Database from 'better-sqlite3';
 import { z } from 'zod';
+import { acceleratorSchema } from '../../src-core/protocol/engine.ts';
+import { type EngineSample, reasonUseSchema } from '../../src-core/protocol/engine-comparison.ts';
 import {
   engineKindSchema,
   vmConfigSchema,
@@ -94,6 +96,23 @@ const sampleRow = z
     rates: z.record(z.string(), z.number()).parse(JSON.parse(row.rates)),
   }));
 
+const engineSampleRow = z
+  .object({
+    at: z.number(),
+    engine: engineKindSchema,
+    accelerator: acceleratorSchema.nullable(),
+    ms: z.number(),
+    instructions: z.number(),
+    reasons: z.string(),
+  })
+  .transform(({ at, engine, accelerator, ms, instructions, reasons }): EngineSample => ({
+    at,
+    engine: { kind: engine, accelerator },
+    ms,
+    instructions,
+    reasons: z.record(z.string(), reasonUseSchema).parse(JSON.parse(reasons)),
+  }));
+
 /** Points of the exit time series kept for each VM: half a day at one every five seconds. */
 export const HISTORY_POINTS_MAX = 8640;
 /** Pruning costs a delete; it is done once in so many samples, so the table may run over by that much. */
@@ -103,6 +122,7 @@ const PRUNE_EVERY = 100;
 export class Registry {
   readonly #database: Database.Database;
   #samples = 0;
+  #engineSamples = 0;
 
   /** @param database from `openDatabase`; `close` closes it. */
   constructor(database: Database.Database) {
@@ -255,6 +275,41 @@ export class Registry {
            (SELECT at FROM exit_samples WHERE vm_id = ? ORDER BY at DESC LIMIT 1 OFFSET ?)`,
       )
       .run(vmId, vmId, pointsMax);
+  }
+
+  /** Adds to what is kept of a VM's engines: its newest `rowsMax` samples. */
+  addEngineSamples(vmId: string, samples: readonly EngineSample[], rowsMax = HISTORY_POINTS_MAX): void {
+    const insert = this.#database.prepare(
+      `INSERT INTO engine_samples (vm_id, at, engine, accelerator, ms, instructions, reasons)
+       VALUES (?, ?, ?, ?, ?, ?, ?)`,
+    );
+    this.#database.transaction(() => {
+      for (const { at, engine, ms, instructions, reasons } of samples) {
+        const { kind, accelerator } = engine;
+        insert.run(vmId, Math.round(at), kind, accelerator, ms, instructions, JSON.stringify(reasons));
+      }
+    })();
+    if (this.#engineSamples++ % PRUNE_EVERY === 0) this.pruneEngineSamples(vmId, rowsMax);
+  }
+
+  pruneEngineSamples(vmId: string, rowsMax = HISTORY_POINTS_MAX): void {
+    this.#database
+      .prepare(
+        `DELETE FROM engine_samples WHERE vm_id = ? AND at <=
+           (SELECT at FROM engine_samples WHERE vm_id = ? ORDER BY at DESC LIMIT 1 OFFSET ?)`,
+      )
+      .run(vmId, vmId, rowsMax);
+  }
+
+  /** What is kept of a VM's engines from a time on, oldest first. */
+  engineSamples(vmId: string, fromMs: number): EngineSample[] {
+    return z
+      .array(engineSampleRow)
+      .parse(
+        this.#database
+          .prepare('SELECT * FROM engine_samples WHERE vm_id = ? AND at >= ? ORDER BY at, rowid')
+          .all(vmId, fromMs),
+      );
   }
 
   /** A VM's time series from a time on, oldest first, thinned evenly to at most `pointsMax` points. */

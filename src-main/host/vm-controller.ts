@@ -9,6 +9,7 @@ import {
   type EngineKind,
   type EngineStatus,
 } from '../../src-core/protocol/engine.ts';
+import type { EngineSample } from '../../src-core/protocol/engine-comparison.ts';
 import type { HardwareProbe } from '../../src-core/protocol/hardware-probe.ts';
 import type {
   ExitHistoryPoint,
@@ -19,6 +20,7 @@ import type {
   VmEnd,
   VmState,
 } from '../../src-core/protocol/vm.ts';
+import { type Counters, EngineUseTracker } from './engine-use.ts';
 import type { HostEngines } from './engines.ts';
 import type { Registry, SnapshotRecord, VmRecord } from './registry.ts';
 import type { SnapshotFiles } from './snapshot-files.ts';
@@ -52,6 +54,8 @@ interface Run {
   config: VmConfig;
   engine: EngineStatus;
   tracker: StatisticsTracker;
+  /** What it does by engine; undefined before it has begun. */
+  uses: EngineUseTracker | undefined;
   /** How it is going to end, once that is known; a process that ends without it has crashed. */
   expectedEnd: VmEnd | undefined;
   /** Resolves when the process is gone. */
@@ -175,8 +179,8 @@ export class VmController {
     try {
       const probe = await this.#probeFor(this.config);
       const { config } = run;
-      const { engine } = await run.client.call('start', { config, snapshotPath: null, paused: false, probe });
-      run.engine = engine;
+      const params = { config, snapshotPath: null, paused: false, probe };
+      begin(run, await run.client.call('start', params));
     } catch (error) {
       throw await this.#startFailed(run, error);
     }
@@ -242,6 +246,13 @@ export class VmController {
     return engine === 'hardware' && accelerator === 'kvm' ? engines.probe() : engines.known;
   }
 
+  /** What it did on each engine since a time. */
+  engineSamples(fromMs: number): EngineSample[] {
+    const at = Date.now();
+    const kept = this.#services.registry.engineSamples(this.id, fromMs);
+    return [...kept, ...(this.#run?.uses?.pending ?? []).map((use) => ({ ...use, at }))];
+  }
+
   async inspect(query: InspectionQuery): Promise<Inspection | null> {
     return this.#running('inspect', ['running', 'paused']).client.call('inspect', query);
   }
@@ -305,8 +316,7 @@ export class VmController {
       try {
         const probe = await this.#probeFor(next.config);
         const { config } = next;
-        const started = await next.client.call('start', { config, snapshotPath, paused: true, probe });
-        next.engine = started.engine;
+        begin(next, await next.client.call('start', { config, snapshotPath, paused: true, probe }));
       } catch (error) {
         await this.#discard(next);
         throw error;
@@ -379,6 +389,7 @@ export class VmController {
       config,
       engine: { kind: config.engine, accelerator: null, problem: null, lastSwitch: null, switches: 0 },
       tracker: new StatisticsTracker(this.id),
+      uses: undefined,
       expectedEnd: undefined,
       gone: new Promise((resolve) => (gone = resolve)),
     };
@@ -403,7 +414,8 @@ export class VmController {
       case 'statistics': {
         const { statistics, point } = run.tracker.tick(event, Date.now());
         this.#statistics = statistics;
-        if (point) this.#keepSample(point);
+        run.uses?.count(event);
+        if (point) this.#keepSample(run, point);
         this.#listener.statistics(statistics);
         return;
       }
@@ -412,6 +424,7 @@ export class VmController {
         return;
       case 'engine':
         run.engine = event.status;
+        run.uses?.count(event, event.status);
         this.#listener.changed();
         return;
       case 'ended':
@@ -427,18 +440,29 @@ export class VmController {
     }
   }
 
-  /** A full disk must cost a point of the time series, not the VMs. */
-  #keepSample(point: ExitHistoryPoint): void {
+  /** What was counted since the last point of the time series. */
+  #keepUses(run: Run): void {
     try {
-      this.#services.registry.addSample(this.id, point);
+      this.#services.registry.addEngineSamples(this.id, run.uses?.take(Date.now()) ?? []);
     } catch (error) {
       this.#listener.fault(error instanceof Error ? error : new Error(String(error)));
     }
   }
 
+  /** A full disk must cost a point of the time series, not the VMs. */
+  #keepSample(run: Run, point: ExitHistoryPoint): void {
+    try {
+      this.#services.registry.addSample(this.id, point);
+    } catch (error) {
+      this.#listener.fault(error instanceof Error ? error : new Error(String(error)));
+    }
+    this.#keepUses(run);
+  }
+
   #ended(run: Run, processEnd: ProcessEnd): void {
     if (run !== this.#run) return;
     this.#run = undefined;
+    this.#keepUses(run);
     const end = run.expectedEnd ?? describeCrash(processEnd);
     this.#record.runStartedAt = null;
     this.#record.lastEnd = end;
@@ -547,6 +571,12 @@ const STATE_WORDS: Record<VmState, string> = {
   stopping: 'stopping',
   crashed: 'not running (it crashed)',
 };
+
+/** A run's machine is there. */
+function begin(run: Run, { engine, ...counters }: Counters & { engine: EngineStatus }): void {
+  run.engine = engine;
+  run.uses = new EngineUseTracker(engine, counters);
+}
 
 function wrongState(message: string): ApiError {
   return new ApiError({ code: 'wrongState', message });

@@ -18,6 +18,8 @@ export class ExitsView {
   sort = $state.raw<Sort>({ key: 'count', descending: true });
   filter = $state('');
   showZeros = $state(false);
+  /** What the machine did on each of its engines, instead of what it does now. */
+  compared = $state(false);
   /** Where time goes since power-on, not over the last interval. */
   sinceStart = $state(false);
   /** Rows that are open, by reason. */

@@ -14,6 +14,9 @@ import { Window } from './support/window.ts';
 
 /** The engine switch: on hosts made up, whatever this one is, and with a machine and its engines as they are here. */
 
+/** The played guest does something every half second. */
+const A_TICK_MS = 700;
+
 const skipped = withoutChromium('the engine switch, in Chromium');
 
 function radio({ page }: Browser, name: string): Locator {
@@ -49,11 +52,13 @@ describe.skipIf(skipped)('on a host whose hardware works in part', () => {
     const { page } = browser;
     await start({ name: 'swift' });
     await expect.poll(() => radio(browser, 'Software').getAttribute('aria-checked')).toBe('true');
+    await page.waitForTimeout(A_TICK_MS);
     await radio(browser, 'Hardware').click();
     await page.getByText('“swift” runs on hardware (KVM)').waitFor();
     await page.getByText('The guest stood still for 412 µs.').waitFor();
     await expect.poll(() => radio(browser, 'Hardware').getAttribute('aria-checked')).toBe('true');
     expect(await window.row('swift').textContent()).toContain('Hardware');
+    await page.waitForTimeout(A_TICK_MS);
     expect(await accessibilityFaults(page)).toEqual([]);
 
     await radio(browser, 'Hardware').focus();
@@ -70,6 +75,25 @@ describe.skipIf(skipped)('on a host whose hardware works in part', () => {
     await page.getByText('What this host').click();
     await page.getByText('fails: Ring 3 and back by SYSCALL is not there').waitFor();
     expect(await accessibilityFaults(page)).toEqual([]);
+  });
+
+  test('what it did on each engine stands side by side', async () => {
+    const { page } = browser;
+    await window.show('swift');
+    await window.tab('Exits').click();
+    await window.button('Engines side by side').click();
+    const table = page.getByRole('table', { name: 'Exits by engine' });
+    const heads = async (): Promise<string> => (await table.locator('thead').textContent()) ?? '';
+    for (const engine of ['Software', 'Hardware', 'Model']) await expect.poll(heads).toContain(engine);
+    expect(await heads()).toContain('time is modelled');
+    const row = table.getByRole('row', { name: /^Port I\/O/ });
+    expect(await row.getByRole('cell').count()).toBe(9);
+    expect(await accessibilityFaults(page)).toEqual([]);
+    const download = page.waitForEvent('download');
+    await window.button('CSV').click();
+    expect((await download).suggestedFilename()).toBe('swift-engines.csv');
+    await window.button('Live').click();
+    await page.getByRole('table', { name: 'Exits by reason' }).waitFor();
   });
 
   test('a guest that the hardware can’t run stays, and the reason is told', async () => {

@@ -50,6 +50,32 @@ test('a running guest is given another engine and back', async () => {
   await client.until('vmChanged', ({ vm }) => vm.activeEngine === 'hardware');
 });
 
+test('what it did on each engine is told side by side', async () => {
+  const { client, run } = open(partialProbe());
+  const { id: vmId } = await run();
+  const type = (text: string): Promise<unknown> => client.call('serialInput', { vmId, port: 0, text });
+  await type('abc');
+  await client.call('setEngine', { vmId, engine: 'hardware' });
+  await type('abcde');
+  await client.call('setEngine', { vmId, engine: 'software' });
+  await type('x');
+  await client.call('setEngine', { vmId, engine: 'hardware', accelerator: 'model' });
+  await type('yz');
+  await client.until('statistics', ({ exits }) => exits.reasons.portIo?.count === 11);
+  const engines = await client.call('compareEngines', { vmId, fromMs: 0 });
+  expect(engines.map(({ engine, reasons }) => [engine.accelerator, reasons.portIo?.count])).toEqual([
+    [null, 4],
+    ['kvm', 5],
+    ['model', 2],
+  ]);
+  // It is kept when the run is over.
+  await client.call('forceOff', { vmId });
+  expect(await client.call('compareEngines', { vmId, fromMs: 0 })).toMatchObject([{}, {}, {}]);
+  const { text } = await client.call('exportComparison', { vmId, fromMs: 0, format: 'csv' });
+  expect(text).toMatch(/,Model,yes,.*,portIo,Port I\/O,2,/);
+  expect(await client.call('compareEngines', { vmId, fromMs: Date.now() + 1000 })).toEqual([]);
+});
+
 test('a guest the hardware can’t run stays where it is, with the reason', async () => {
   const { client, run } = open(partialProbe('ring3Syscall'));
   const { id: vmId } = await run({ commandLine: 'unfit' });

@@ -20,6 +20,8 @@ function say(message: VmProcessMessage): void {
   process.send?.(message);
 }
 
+const guestTime = (): number => Math.round(performance.now() * 1e6);
+
 function print(text: string): void {
   say({ type: 'serial', port: 0, bytes: Buffer.from(text) });
 }
@@ -46,14 +48,18 @@ async function act(request: string, params: Params): Promise<unknown> {
         if (memory.startsWith('damaged'))
           throw new ApiError({ code: 'file', message: 'the snapshot is damaged' });
       } else print('booted\r\n');
-      return { engine: engines.start(params.config, params.probe) };
+      return {
+        engine: engines.start(params.config, params.probe),
+        exits: exits.snapshot(),
+        guestNs: guestTime(),
+      };
     case 'pause':
     case 'resume':
       paused = request === 'pause';
       return {};
     case 'switchEngine': {
       const report = engines.switch(params.target, params.probe);
-      say({ type: 'engine', status: engines.status });
+      say({ type: 'engine', status: engines.status, exits: exits.snapshot(), guestNs: guestTime() });
       return report;
     }
     case 'powerButton':
@@ -95,7 +101,7 @@ setInterval(() => {
     type: 'statistics',
     engine: engines.status.kind,
     counters: {},
-    guestNs: Math.round(performance.now() * 1e6),
+    guestNs: guestTime(),
     exits: exits.snapshot(),
     cpuMs: process.cpuUsage().user / 1000,
     residentBytes: process.memoryUsage.rss(),

@@ -90,6 +90,29 @@ test('the time series keeps its newest points and is thinned on reading', () => 
   expect(registry.history(vm.id, 49, 5).map(({ at }) => at)).toEqual([49, 50]);
 });
 
+test('what engines did is kept by engine, the newest of it', () => {
+  const vm = registry.createVm(config, 'user');
+  const use = { ms: 1, instructions: 2, reasons: { hlt: { count: 3, ns: null } } };
+  const software = { ...use, engine: { kind: 'software', accelerator: null } } as const;
+  const model = { ...use, engine: { kind: 'hardware', accelerator: 'model' } } as const;
+  for (let at = 1; at <= 50; at++) {
+    registry.addEngineSamples(vm.id, [
+      { ...software, at },
+      { ...model, at },
+    ]);
+  }
+  registry.pruneEngineSamples(vm.id, 20);
+  const kept = registry.engineSamples(vm.id, 0);
+  expect(kept).toHaveLength(20);
+  expect(kept.slice(0, 2)).toEqual([
+    { ...software, at: 41 },
+    { ...model, at: 41 },
+  ]);
+  expect(registry.engineSamples(vm.id, 50)).toHaveLength(2);
+  registry.deleteVm(vm.id);
+  expect(registry.engineSamples(vm.id, 0)).toEqual([]);
+});
+
 test('settings hold any JSON', () => {
   registry.setSetting('theme', 'dark');
   registry.setSetting('layout', { panes: [1, 2], open: null });

@@ -91,6 +91,8 @@ function say(message: VmProcessMessage, sent?: () => void): void {
   process.send?.(message, undefined, undefined, sent);
 }
 
+const guestTime = (): number => guestNs;
+
 function print(text: string, port: 0 | 1 = 0): void {
   say({ type: 'serial', port, bytes: Buffer.from(text.replace(/\r?\n/g, '\r\n')) });
 }
@@ -196,7 +198,11 @@ async function act(request: string, params: Params): Promise<unknown> {
       if (params.snapshotPath === null) boot();
       else load(params.snapshotPath);
       busyUntil = performance.now() + 5000;
-      return { engine: engines.start(params.config, params.probe) };
+      return {
+        engine: engines.start(params.config, params.probe),
+        exits: exits.snapshot(),
+        guestNs: guestTime(),
+      };
     case 'pause':
     case 'resume':
       paused = request === 'pause';
@@ -207,7 +213,7 @@ async function act(request: string, params: Params): Promise<unknown> {
       return {};
     case 'switchEngine': {
       const report = engines.switch(params.target, params.probe);
-      say({ type: 'engine', status: engines.status });
+      say({ type: 'engine', status: engines.status, exits: exits.snapshot(), guestNs: guestTime() });
       return report;
     }
     case 'powerButton':
