@@ -3,6 +3,7 @@
  */
 import { AssemblyError } from '../../../src-core/guests/assembler/index.ts';
 import { translatorOptionsSchema } from '../../../src-core/protocol/machine-config.ts';
+import type { ModelMmu } from '../../../src-core/engines/hardware/model/meter.ts';
 import type { TranslatorOptionsInput } from '../../../src-core/protocol/machine-config.ts';
 import type { TranslatorStatistics } from '../../../src-core/engines/software/translator/translator.ts';
 import { Random } from '../random.ts';
@@ -15,8 +16,11 @@ import type { Program } from './program.ts';
 import { Subject } from './subject.ts';
 import type { Outcome } from './subject.ts';
 
+/** How one of two subjects executes programs. */
+export type Setting = TranslatorOptionsInput & { readonly name: string; readonly model?: ModelMmu };
+
 /** The settings compared with tier 0. */
-export const SETTINGS: readonly (TranslatorOptionsInput & { readonly name: string })[] = [
+export const SETTINGS: readonly Setting[] = [
   { name: 'tier 1, threshold 1', tier: 1, threshold: 1 },
   { name: 'tier 1, threshold 3', tier: 1, threshold: 3 },
   { name: 'tier 1, threshold 2, no chaining', tier: 1, threshold: 2, chaining: false },
@@ -25,8 +29,15 @@ export const SETTINGS: readonly (TranslatorOptionsInput & { readonly name: strin
   { name: 'tier 0, address spaces kept', tier: 0, addressSpaces: 'keep' },
 ];
 
-export function makeSubject({ name, ...options }: TranslatorOptionsInput & { name: string }): Subject {
-  return new Subject(name, translatorOptionsSchema.parse(options));
+/** The model of hardware virtualization, of a processor that empties its TLB at each entry. */
+export const MODELLED: readonly Setting[] = [
+  { name: 'modelled, nested paging', tier: 1, threshold: 2, model: 'nested' },
+  { name: 'modelled, shadow paging', tier: 1, threshold: 2, model: 'shadow' },
+  { name: 'modelled, shadow paging, tier 0', tier: 0, model: 'shadow' },
+];
+
+export function makeSubject({ name, model, ...options }: Setting): Subject {
+  return new Subject(name, translatorOptionsSchema.parse(options), model);
 }
 
 /** A program that two subjects disagree about. */
@@ -58,7 +69,7 @@ export interface CompareOptions extends GeneratorOptions {
   /** Tier 1 gets its instructions in random slices (tier 0 does not). */
   readonly sliced?: boolean;
   /** Settings compared with tier 0 (default all of {@link SETTINGS}, taking turns). */
-  readonly settings?: readonly (TranslatorOptionsInput & { readonly name: string })[];
+  readonly settings?: readonly Setting[];
   /** Stop after so many ms. */
   readonly milliseconds?: number;
   readonly onProgress?: (summary: { programs: number; blocks: number; failures: number }) => void;
@@ -69,7 +80,7 @@ export class Comparison {
   readonly #reference = makeSubject({ name: 'tier 0', tier: 0 });
   readonly #others: readonly Subject[];
 
-  constructor(settings: readonly (TranslatorOptionsInput & { readonly name: string })[] = SETTINGS) {
+  constructor(settings: readonly Setting[] = SETTINGS) {
     this.#others = settings.map(makeSubject);
   }
 

@@ -5,13 +5,14 @@
  *   node test/fuzz/tiers/run.ts --seed 7 --program 1234 --minimise
  */
 import { parseArgs } from 'node:util';
-import { Comparison, compareTiers, describeFailure, SETTINGS, turnOf } from './driver.ts';
+import { Comparison, compareTiers, describeFailure, MODELLED, SETTINGS, turnOf } from './driver.ts';
 import { ENVIRONMENTS, environmentNamed } from './environment.ts';
 import { generate } from './generator.ts';
 import { textOf } from './program.ts';
 
 const USAGE = `usage: run.ts [--seed N] [--count PROGRAMS | --blocks N | --seconds N] [--first N] [--environment A,B]
-              [--budget INSTRUCTIONS] [--size BLOCKS] [--interruptions] [--hot] [--sliced] [--setting N | --self-check] [--stop-after N]
+              [--budget INSTRUCTIONS] [--size BLOCKS] [--interruptions] [--hot] [--sliced] [--setting N | --self-check | --modelled]
+              [--stop-after N]
               [--program N [--show] [--minimise]]
 settings: ${SETTINGS.map(({ name }, index) => `${index} ${name}`).join('; ')}
 environments: ${ENVIRONMENTS.map(({ name }) => name).join(' ')}`;
@@ -30,6 +31,7 @@ const { values } = parseArgs({
     hot: { type: 'boolean', default: false },
     sliced: { type: 'boolean', default: false },
     setting: { type: 'string' },
+    modelled: { type: 'boolean', default: false },
     'self-check': { type: 'boolean', default: false },
     'stop-after': { type: 'string', default: '10' },
     program: { type: 'string' },
@@ -62,10 +64,11 @@ function main(): number {
     ...(values.interruptions && { interruptions: true }),
     ...(values.hot && { hot: true }),
   };
-  const chosen = values.setting === undefined ? undefined : SETTINGS[whole('setting', values.setting)];
+  const all = values.modelled ? MODELLED : SETTINGS;
+  const chosen = values.setting === undefined ? undefined : all[whole('setting', values.setting)];
   // Tier 0 against itself: what differs there is no translator's fault.
   const self = { name: 'tier 0 again', tier: 0 } as const;
-  const settings = values['self-check'] ? [self] : chosen === undefined ? SETTINGS : [chosen];
+  const settings = values['self-check'] ? [self] : chosen === undefined ? all : [chosen];
   if (values.program !== undefined) {
     const number = whole('program', values.program);
     const program = generate(generator, number);

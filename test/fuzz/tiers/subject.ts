@@ -2,7 +2,10 @@
  * One side of a comparison: a vCPU with an engine, a test device, and the means to run a program on them.
  */
 import { ExitAccounting } from '../../../src-core/accounting/exits.ts';
-import type { RunEnd } from '../../../src-core/engines/engine.ts';
+import type { Engine, RunEnd } from '../../../src-core/engines/engine.ts';
+import { ModelEngine } from '../../../src-core/engines/hardware/model/model-engine.ts';
+import type { ModelMmu } from '../../../src-core/engines/hardware/model/meter.ts';
+import { builtInProfile } from '../../../src-core/engines/hardware/model/profile.ts';
 import { SoftwareEngine } from '../../../src-core/engines/software/software-engine.ts';
 import type { TranslatorStatistics } from '../../../src-core/engines/software/translator/translator.ts';
 import { Arena } from '../../../src-core/machine/arena.ts';
@@ -48,7 +51,9 @@ export interface Outcome {
 export class Subject {
   readonly name: string;
   readonly cpu: Cpu;
-  readonly engine: SoftwareEngine;
+  /** The software engine, or the model that stands over it. */
+  readonly engine: Engine;
+  readonly #software: SoftwareEngine;
   /** What programs can reach of RAM. */
   readonly ram: Uint8Array;
   #pending = 0;
@@ -56,7 +61,7 @@ export class Subject {
   #slices: Random | undefined;
   #dmaTargets: readonly number[] = [];
 
-  constructor(name: string, translator: TranslatorOptions) {
+  constructor(name: string, translator: TranslatorOptions, model?: ModelMmu) {
     this.name = name;
     const arena = new Arena(MEMORY_MIB);
     const memory = new MemoryBus(arena);
@@ -69,7 +74,11 @@ export class Subject {
       interrupts: { hasInterrupt: () => this.#pending !== 0, acknowledge: () => this.#acknowledge() },
       accounting: new ExitAccounting(),
     });
-    this.engine = new SoftwareEngine({ arena, cpu: this.cpu, translator });
+    const software = new SoftwareEngine({ arena, cpu: this.cpu, translator });
+    this.#software = software;
+    this.engine = model
+      ? new ModelEngine({ cpu: this.cpu, software, mmu: model, profile: builtInProfile('p4-672') })
+      : software;
     this.ram = arena.ram.subarray(0, REACHABLE);
     ports.register(PORT.first, PORT.last, 'tester', {
       readPort: (port, size) => this.#readDevice(port, size),
@@ -86,7 +95,7 @@ export class Subject {
   }
 
   get statistics(): TranslatorStatistics {
-    return this.engine.translatorStatistics();
+    return this.#software.translatorStatistics();
   }
 
   /** Adaptations of translated code by kind, so far. */
@@ -102,6 +111,7 @@ export class Subject {
 
   dispose(): void {
     this.engine.dispose();
+    if (this.engine !== this.#software) this.#software.dispose();
   }
 
   /** Asserts an interrupt line until the vCPU acknowledges it. */

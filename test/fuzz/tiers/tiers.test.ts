@@ -4,10 +4,10 @@
  *
  * SWITCHYARD_FUZZ_CASES: blocks to run (default 2,500 in the first test, less in the others).
  * SWITCHYARD_FUZZ_SEED: the seed (default 1). A failure names seed and program, which `test/fuzz/tiers/run.ts` runs
- * again: node test/fuzz/tiers/run.ts --seed S --program N [--interruptions] [--hot] [--sliced] [--minimise].
+ * again: node test/fuzz/tiers/run.ts --seed S --program N [--interruptions] [--hot] [--sliced] [--modelled] [--minimise].
  */
 import { describe, expect, it } from 'vitest';
-import { compareTiers, describeFailure, SETTINGS } from './driver.ts';
+import { compareTiers, describeFailure, MODELLED, SETTINGS } from './driver.ts';
 import type { CompareOptions, Summary } from './driver.ts';
 import { generate } from './generator.ts';
 import { imageOf, textOf } from './program.ts';
@@ -32,7 +32,7 @@ function check(share: number, options: Partial<CompareOptions> = {}): Summary {
   expect(summary.rejected).toBeLessThan(count / 20 + 1);
   expect(summary.exceptions).toBeGreaterThan(summary.programs);
   summary.statistics.forEach(({ translated, entries }, index) => {
-    const setting = SETTINGS[index];
+    const setting = (options.settings ?? SETTINGS)[index];
     if (setting?.tier !== 1) return;
     expect(translated, setting.name).toBeGreaterThan(summary.programs / 10);
     expect(entries, setting.name).toBeGreaterThan(summary.programs / 4);
@@ -63,5 +63,10 @@ describe('random programs', () => {
 
   it('do the same in slices of any size', () => {
     check(1 / 4, { sliced: true, first: 2_000_000 });
+  }, 3_600_000);
+
+  it('do the same on the model of hardware virtualization', () => {
+    check(1 / 4, { settings: MODELLED, interruptions: true, first: 4_000_000 });
+    check(1 / 8, { settings: MODELLED, sliced: true, first: 5_000_000 });
   }, 3_600_000);
 });
