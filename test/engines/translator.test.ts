@@ -109,8 +109,8 @@ describe('the translator', () => {
     expect(cpu.gpr(0)).toBe(POLLED);
     const { reasons, details } = accounting.snapshot();
     expect(reasons.mmio?.count).toBe(20_000);
-    expect(details.adaptation).toEqual({ device: 1, 'back to plain': 1 });
-    expect(reasons.adaptation?.count).toBe(2);
+    expect(details.adaptation).toEqual({ refill: 1, device: 1, 'back to plain': 1 });
+    expect(reasons.adaptation?.count).toBe(3);
     expect(reasons.retranslation?.count).toBeGreaterThanOrEqual(2);
     expect(engine.translatorStatistics().adapted).toBe(0);
   });

@@ -111,7 +111,10 @@ class RegionEmitter {
       w.set(site);
     }
     w.i32Const(0).mem(i64.load, RIP);
-    if (several) w.get(site).mem(i64.load32_s, this.#siteTable + SITE.delta).op(i64.sub);
+    if (several)
+      w.get(site)
+        .mem(i64.load32_s, this.#siteTable + SITE.delta)
+        .op(i64.sub);
     w.set(g.rip);
     w.i32Const(0).mem(i32.load, CTL.budget).tee(g.budget).i32Const(instructions).op(i32.lt_s);
     if ((modeKey & MODE.codeSizeMask) !== MODE.code64) {
@@ -153,7 +156,10 @@ class RegionEmitter {
     const block = this.#g.scratch(I32, 1);
     let known = 0;
     if (site === undefined) known = this.#region.entry.block.address;
-    else w.get(site).mem(i32.load, this.#siteTable + SITE.block).set(block);
+    else
+      w.get(site)
+        .mem(i32.load, this.#siteTable + SITE.block)
+        .set(block);
     const address = (): CodeWriter => (site === undefined ? w.i32Const(0) : w.get(block));
     address();
     address()

@@ -170,10 +170,7 @@ class RegionBuilder {
       (node) =>
         node.order > 0 &&
         node.enterable &&
-        (node.forwardIn > 1 ||
-          node.backIn > 0 ||
-          returns.has(node) ||
-          this.#source.wanted(node.block)) &&
+        (node.forwardIn > 1 || node.backIn > 0 || returns.has(node) || this.#source.wanted(node.block)) &&
         !this.#source.begun(node.block),
     );
   }

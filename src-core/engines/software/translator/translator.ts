@@ -41,6 +41,15 @@ export interface TranslatorStatistics {
   adapted: number;
 }
 
+/** What a region is grown from. */
+interface Seed {
+  readonly block: CachedBlock;
+  /** Where it is to be entered too. */
+  readonly wanted: ReadonlySet<CachedBlock>;
+  /** Blocks to hold even if other regions are entered there. */
+  readonly held: ReadonlySet<CachedBlock>;
+}
+
 /** A translation made again, for the inspector. */
 export interface InspectedTranslation {
   readonly region: Region;
@@ -99,7 +108,6 @@ export class Translator {
     this.#blocks = blocks;
     this.#options = options;
     this.#adaptations = new Adaptations(cpu.accounting);
-    (globalThis as any).__tr = this;
     this.table = new WebAssembly.Table({ element: 'anyfunc', initial: SLOTS, maximum: SLOTS });
   }
 
@@ -116,25 +124,29 @@ export class Translator {
     if (block.dead || (block.modeKey & MODE.single) !== 0 || this.#byEntry.has(block)) return;
     for (const translation of this.#byBlock.get(block) ?? []) {
       if (!translation.nodes.some((node) => node.block === block && node.enterable)) continue;
-      const wanted = this.#wantedEntries(translation).add(block);
+      const again = this.#again(translation);
+      again.wanted.add(block);
       this.#drop(translation);
-      this.#translateFrom(translation.entry, wanted);
+      this.#translateFrom(again);
       break;
     }
-    if (!this.#byEntry.has(block)) this.#translateFrom(block, new Set());
+    if (!this.#byEntry.has(block)) this.#translateFrom({ block, wanted: new Set(), held: new Set() });
   }
 
-  /** Blocks in a region that were executed outside of it since it was made, and where it may be entered. */
-  #wantedEntries({ nodes, origin }: Translation): Set<CachedBlock> {
+  /**
+   * What makes a region again: with the blocks it holds, and entered also where these were executed outside of it since
+   * it was made.
+   */
+  #again({ entry, nodes, blocks, origin }: Translation): Seed & { wanted: Set<CachedBlock> } {
     const wanted = new Set(origin.wanted);
     for (const { block, enterable } of nodes) {
       if (enterable && this.#isWarmOutside(block)) wanted.add(block);
     }
-    return wanted;
+    return { block: entry, wanted, held: blocks };
   }
 
   /** Translates the region that grows from a block. */
-  #translateFrom(block: CachedBlock, wanted: ReadonlySet<CachedBlock>): void {
+  #translateFrom({ block, wanted, held: kept }: Seed): void {
     const pages = new Map<number, number>();
     const warm = new Set<CachedBlock>();
     const begun = new Set<CachedBlock>();
@@ -146,13 +158,13 @@ export class Translator {
         return page;
       },
       warm: (candidate) => {
-        const isWarm = this.#isWarm(candidate);
+        const isWarm = kept.has(candidate) || this.#isWarm(candidate);
         if (isWarm) warm.add(candidate);
         return isWarm;
       },
       wanted: (candidate) => wanted.has(candidate),
       begun: (candidate) => {
-        const isBegun = this.#isBegun(candidate, block);
+        const isBegun = !kept.has(candidate) && this.#isBegun(candidate, block);
         if (isBegun) begun.add(candidate);
         return isBegun;
       },
@@ -325,25 +337,16 @@ export class Translator {
 
   /** What holds a block is translated anew at once: it is hot. */
   #retranslate(block: CachedBlock): void {
-    const again = [...(this.#byBlock.get(block) ?? [])].map((translation) => ({
-      entry: translation.entry,
-      wanted: this.#wantedEntries(translation),
-    }));
+    const again = [...(this.#byBlock.get(block) ?? [])].map((translation) => this.#again(translation));
     this.#dropAll(block);
     this.#cpu.accounting.count('retranslation', again.length);
-    for (const { entry, wanted } of again) {
-      if (!this.#byEntry.has(entry)) this.#translateFrom(entry, wanted);
+    for (const seed of again) {
+      if (!this.#byEntry.has(seed.block)) this.#translateFrom(seed);
     }
     this.#compile();
   }
 
   statistics(): TranslatorStatistics {
-    if (process.env.DUP) {
-      const blocks = new Map<CachedBlock, number>(); let nodes = 0, ins = 0, single=0, wb=0, ents=0;
-      for (const t of this.#translations) { wb+=t.wasmBytes; ents+=t.entries.length; for (const n of t.nodes) { nodes++; ins += n.block.instructions.length; blocks.set(n.block, (blocks.get(n.block) ?? 0) + 1); } if (t.nodes.length === 1) single++; }
-      let di = 0; for (const b of blocks.keys()) di += b.instructions.length;
-      console.error('DUP', this.#translations.size, 'of', this.#translated, 'entries', ents, 'nodes', nodes, 'ins', ins, 'distinct', blocks.size, di, 'single', single, 'bytes', wb);
-    }
     let entries = this.#pastEntries;
     for (const translation of this.#translations) entries += this.#entriesOf(translation);
     return {
