@@ -23,7 +23,9 @@ export function hardwareRefused(
   message: string,
 ): EngineUnavailableError {
   const hint =
-    kind === 'unfit' ? '“cli -- probe” tells what this host’s hardware virtualization can do.' : null;
+    kind === 'unfit'
+      ? '“cli -- probe”, or Details in the window, tells what this host’s hardware virtualization can do.'
+      : null;
   return new EngineUnavailableError('hardware', { kind, message, hint, command: null });
 }
 

@@ -89,6 +89,10 @@ describe.skipIf(skipped)('on a host whose hardware works in part', () => {
     const row = table.getByRole('row', { name: /^Port I\/O/ });
     expect(await row.getByRole('cell').count()).toBe(9);
     expect(await accessibilityFaults(page)).toEqual([]);
+    await page.getByText('What KVM itself counted').click();
+    await page.getByText('halt_exits').waitFor();
+    expect(await page.getByText('mmu_shadow_zapped').count()).toBe(0);
+    expect(await accessibilityFaults(page)).toEqual([]);
     const download = page.waitForEvent('download');
     await window.button('CSV').click();
     expect((await download).suggestedFilename()).toBe('swift-engines.csv');
