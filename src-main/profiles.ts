@@ -1,4 +1,4 @@
-import { readFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import {
   BUILT_IN_PROFILES,
   builtInProfile,
@@ -13,7 +13,8 @@ import {
  */
 export function loadProfile(nameOrFile: string): CostProfile {
   if (BUILT_IN_PROFILES.some(({ name }) => name === nameOrFile)) return builtInProfile(nameOrFile);
-  if (!/[./\\]/.test(nameOrFile)) return builtInProfile(nameOrFile);
+  // What looks like a name and is no file is a name.
+  if (!/[./\\]/.test(nameOrFile) && !existsSync(nameOrFile)) return builtInProfile(nameOrFile);
   let text: string;
   try {
     text = readFileSync(nameOrFile, 'utf8');

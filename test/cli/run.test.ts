@@ -130,6 +130,18 @@ describe('input and output', () => {
     });
   });
 
+  test('--engine hardware --mmu runs on the model, whose figures are marked as modelled', async () => {
+    const stats = at('modelled.json');
+    const options = ['--engine', 'hardware', '--mmu', 'shadow', '--profile', 'core', '--stats', stats];
+    const ended = await cliRun(['--kernel', kernel(guest.powerOff, guest.halt), ...options]);
+    expect(ended.code, ended.stderr).toBe(0);
+    const { engine, model, reasons } = JSON.parse(readFileSync(stats, 'utf8')) as Record<string, unknown>;
+    expect(engine).toBe('hardware');
+    expect(model).toMatchObject({ modelled: true, mmu: 'shadow', profile: { name: 'core' } });
+    expect(model).toHaveProperty('exitCodes.VMEXIT_IOIO');
+    expect(reasons).toHaveProperty('translation.count', 0);
+  });
+
   test('a reader that goes away ends the run quietly', () => {
     const image = kernel(guest.print('x'.repeat(50)), guest.reset);
     const command = `"$1" "$2" run --kernel "$3" | head -c 10; echo "code \${PIPESTATUS[0]}"`;

@@ -223,6 +223,15 @@ describe('what it says of itself', () => {
     expect(Object.keys(counters.model ?? {}).every((name) => name.startsWith('modelled.'))).toBe(true);
   });
 
+  it('stands in for KVM where that is not to be had', () => {
+    const [guest] = named('paging-64');
+    if (!guest) throw new Error('there is no such guest');
+    const hardware = { accelerator: 'auto', device: '/nowhere/kvm' } as const;
+    const machine = build(guest, { engine: 'hardware', hardware });
+    expect(machine.engineStatus).toMatchObject({ kind: 'hardware', accelerator: 'model', problem: null });
+    machine.stop();
+  });
+
   it('four levels over four are 24 references', async () => {
     const machine = await paging64();
     const { walkReferences = 0, tlbMisses = 1 } = machine.statistics().model ?? {};

@@ -66,7 +66,9 @@ export interface ModelEngineParts {
  * faults; all RAM is mapped from the beginning, so there are no others) or by shadow page tables (ShadowTables; with
  * page-fault, CR3 and INVLPG exits). The software TLB stands for the processor's.
  *
- * A string I/O instruction exits for each element. An instruction that reads and writes a device's memory exits twice.
+ * A string I/O instruction exits for each element. An instruction that reads and writes a device's memory exits twice. The
+ * VMCB's arithmetic flags are exact at intercepted instructions and events; at exits for memory they, and in code that
+ * was adapted before the model came (translator/adaptation.ts) registers too, may be those of a little before.
  */
 export class ModelEngine implements Engine, Intercepts {
   readonly kind = 'hardware';

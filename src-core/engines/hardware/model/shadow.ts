@@ -22,6 +22,8 @@ const DIRECT_ENTRIES = 512;
  * the guest is taken to use it for other things.
  */
 const TABLE_STORES_MAX = 64;
+/** Shadows that are kept; one more, and the VMM begins anew. They take up to 4 KiB each. */
+const TABLES_MAX = 16384;
 /** Levels of tables: a guest's table may serve at more than one. */
 const HEIGHTS = 4;
 
@@ -101,6 +103,7 @@ export class ShadowTables {
    */
   access(lin: number, access: Access, walker: PageWalker, arena: number, writable: boolean): ShadowMiss {
     this.#checkRole();
+    if (this.#tables.size >= TABLES_MAX) this.clear();
     // A device's page is never present in the shadow: the access itself exits.
     if (arena < 0) return 'none';
     const target = arena >>> 12;
