@@ -359,7 +359,9 @@ export class Cpu {
     if ((flags & FLAG_AC) !== 0 && (cr0 & CR0_AM) !== 0 && cpl === 3) key |= MODE.alignmentCheck;
     this.set32(CTL.modeKey, key);
     const code64 = (key & MODE.codeSizeMask) === MODE.code64;
-    this.set64(CTL.codeBase, code64 ? 0n : this.get64(CS + SEG_FIELD.base));
+    // In halves: a 64-bit number would be a BigInt, and this runs with every system call.
+    this.set32(CTL.codeBase, code64 ? 0 : this.get32(CS + SEG_FIELD.base));
+    this.set32(CTL.codeBase + 4, code64 ? 0 : this.get32(CS + SEG_FIELD.base + 4));
     this.set32(CTL.codeLimit, code64 ? 0xffffffff : this.get32(CS + SEG_FIELD.limit));
     const smap = (this.cr4 & CR4_SMAP) !== 0 && (flags & FLAG_AC) === 0;
     this.set32(

@@ -21,7 +21,7 @@ const CODE = 0x1000;
 function machine(
   program: string,
   options: TranslatorOptionsInput = {},
-  microOpBytes?: number,
+  limits: { microOpBytes?: number; regionSlots?: number } = {},
 ): { cpu: Cpu; engine: SoftwareEngine; accounting: ExitAccounting } {
   const arena = new Arena(16);
   const accounting = new ExitAccounting();
@@ -37,7 +37,7 @@ function machine(
     accounting,
   });
   const translator = translatorOptionsSchema.parse({ threshold: 8, ...options });
-  const engine = new SoftwareEngine({ arena, cpu, translator, ...(microOpBytes && { microOpBytes }) });
+  const engine = new SoftwareEngine({ arena, cpu, translator, ...limits });
   cpu.setCr0(CR0_PE | CR0_ET);
   for (const index of [0, 2, 3, 4, 5])
     cpu.setSegment(index, { selector: 16, attributes: 0xc093, limit: 0xffffffff, base: 0n });
@@ -140,9 +140,11 @@ describe('the translator', () => {
   });
 
   it.each([
-    ['chained', {}],
-    ['not chained', { chaining: false }],
-  ])('evicts blocks piece by piece, code that goes on to them included (%s)', (_, options) => {
+    ['blocks, chained', {}, { microOpBytes: 512 * 1024 }],
+    ['blocks, not chained', { chaining: false }, { microOpBytes: 512 * 1024 }],
+    ['regions, chained', {}, { regionSlots: 20 }],
+    ['regions, not chained', { chaining: false }, { regionSlots: 20 }],
+  ])('evicts piece by piece, code that goes on to what goes included (%s)', (_, options, limits) => {
     // Ten loops, each with a hundred functions of its own: more than the cache holds at once. All twice.
     const functions = Array.from(
       { length: 1000 },
@@ -170,7 +172,7 @@ describe('the translator', () => {
       hlt
       ${functions.join('\n')}`,
       options,
-      512 * 1024,
+      limits,
     );
     runToHalt(engine);
     expect(cpu.gpr(0)).toBe(BigInt(2 * 30 * 12 * ((999 * 1000) / 2)));

@@ -90,12 +90,15 @@ export class SoftwareEngine implements Engine {
     cpu,
     translator = translatorOptionsSchema.parse({}),
     microOpBytes,
+    regionSlots,
   }: {
     arena: Arena;
     cpu: Cpu;
     translator?: TranslatorOptions;
     /** Size of the micro-op cache; all the room the arena has for it unless given. */
     microOpBytes?: number;
+    /** Most translated regions alive, and one; as many as the arena has room for unless given. */
+    regionSlots?: number;
   }) {
     this.#arena = arena;
     this.#cpu = cpu;
@@ -117,7 +120,13 @@ export class SoftwareEngine implements Engine {
             : undefined,
       },
     );
-    this.#translator = new Translator({ arena, cpu, blocks: this.#blocks, options: translator });
+    this.#translator = new Translator({
+      arena,
+      cpu,
+      blocks: this.#blocks,
+      options: translator,
+      ...(regionSlots !== undefined && { slots: regionSlots }),
+    });
     const table = callouts();
     this.#calloutCounts = new Float64Array(table.length);
     this.#calloutTicks = new Uint32Array(table.length);

@@ -4,39 +4,24 @@ import { ACCESS_INFO } from '../../../ir/ops/memory.ts';
 import { I32, I64, i32, i64, v128, type ValueType } from '../../../wasm/opcodes.ts';
 import type { CodeWriter } from '../../../wasm/writer.ts';
 import type { Callout } from '../../../x86/callout.ts';
-import {
-  CTL,
-  FLAGS_AUX,
-  FLAGS_RESULT,
-  GPR,
-  RIP,
-  TEMP,
-  TEMP_COUNT,
-  TEMP_SIZE,
-  TLB,
-} from '../../../x86/layout.ts';
+import { CTL, FLAGS_AUX, FLAGS_RESULT, GPR, RIP, TEMP, TEMP_SIZE, TLB } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { BLOCK, REGION, SITE, UOP } from '../exit.ts';
-import type { AccessForm } from './adaptation.ts';
 import type { RegionImports } from './imports.ts';
 import type { Region, RegionNode } from './region.ts';
+import { type Pinned, Scratch, VALUE_TYPES } from './scratch.ts';
+import {
+  type EmitStep,
+  type FormOf,
+  GPR_COUNT,
+  isRepeatable,
+  registerOf,
+  type RegionPlace,
+  type RegisterSet,
+  TEMP_END,
+} from './step.ts';
 
 const PAGE_MASK = -4096;
-const GPR_COUNT = 16;
-const TEMP_END = TEMP + TEMP_COUNT * TEMP_SIZE;
-
-/** General registers as bits. */
-export type RegisterSet = number;
-
-/** In which form the memory access of operation `index` of a node is translated. */
-export type FormOf = (node: RegionNode, index: number) => AccessForm;
-
-/** What a region's code depends on besides the region. */
-export interface RegionPlace {
-  /** Arena address of its table of sites (SITE). */
-  siteTable: number;
-  formOf: FormOf;
-}
 
 /** Where the present value of a temporary is: in a local of a type, or in its slot of the vCPU state. */
 type TempPlace = { type: typeof I32 | typeof I64; local: number } | 'state';
@@ -54,44 +39,6 @@ interface PendingFlags {
 
 /** Flags are made when they would depend on more sources than this. */
 const CAPTURE_DEPTH_MAX = 2;
-
-interface Pinned {
-  type: ValueType;
-  local: number;
-}
-
-/** Different scratch locals an operation may ask for, of each type. */
-const SCRATCH_COUNT = 16;
-/** Value types are numbered downwards from i32. */
-const VALUE_TYPES = 5;
-
-/** Scratch locals handed out, by type and number; -1 where there is none. */
-class Scratch {
-  readonly #locals = new Int32Array(VALUE_TYPES * SCRATCH_COUNT).fill(-1);
-  readonly #taken: number[] = [];
-
-  get(type: ValueType, n: number): number {
-    return this.#locals[(I32 - type) * SCRATCH_COUNT + n]!;
-  }
-  set(type: ValueType, n: number, local: number): void {
-    const index = (I32 - type) * SCRATCH_COUNT + n;
-    this.#locals[index] = local;
-    this.#taken.push(index);
-  }
-  *all(): Iterable<Pinned> {
-    for (const index of this.#taken) {
-      const type = (I32 - Math.floor(index / SCRATCH_COUNT)) as ValueType;
-      yield { type, local: this.#locals[index]! };
-    }
-  }
-  has(local: number): boolean {
-    return this.#taken.some((index) => this.#locals[index] === local);
-  }
-  clear(): void {
-    for (const index of this.#taken) this.#locals[index] = -1;
-    this.#taken.length = 0;
-  }
-}
 
 /**
  * Emits operations for translated code: general registers stand in wasm locals, temporaries too; flags are made when
@@ -1019,38 +966,4 @@ export class RegionGen implements OpGen {
     this.storeBudget();
     this.w.i32Const(REGION.check).return();
   }
-}
-
-/** The operation being emitted. */
-export interface EmitStep {
-  op: IrOp;
-  node: RegionNode;
-  /** Its index in the node's block, and that of its instruction's first operation. */
-  index: number;
-  first: number;
-  /** Index after its instruction's last operation. */
-  end: number;
-  /** How the node's last operation goes on. */
-  control: ControlFlow;
-}
-
-/** Where a node's last operation goes, by offsets from the node's start. */
-export interface ControlFlow {
-  jump(codeBits: 16 | 32 | 64, offset: number): void;
-  branch(codeBits: 16 | 32 | 64, condition: () => void, taken: number, otherwise: number): void;
-  skip(codeBits: 16 | 32 | 64, condition: () => void, offset: number): void;
-  jumpAbsolute(target: () => void): void;
-}
-
-/** Whether doing an operation again, with the same state but for temporaries, changes nothing. */
-function isRepeatable({ def, dst }: IrOp): boolean {
-  if (def.terminates || def.flags !== 'none' || def.flagsInState) return false;
-  if (def.leaves && !def.name.startsWith('ld')) return false;
-  return def.writes && dst >= TEMP && dst < TEMP_END;
-}
-
-/** Number of the general register at a location. */
-export function registerOf(loc: Loc): number | undefined {
-  if (loc < GPR || loc >= GPR + GPR_COUNT * 8) return undefined;
-  return (loc - GPR) >> 3;
 }

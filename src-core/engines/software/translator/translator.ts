@@ -10,9 +10,9 @@ import type { BlockCache, CachedBlock } from '../block-cache.ts';
 import { BLOCK, ENTRY, SITE, UOP } from '../exit.ts';
 import { type AccessCause, type AccessForm, Adaptations } from './adaptation.ts';
 import { emitRegion, type RecordSite } from './emit-region.ts';
-import type { FormOf } from './generator.ts';
 import { declareRegionImports, type RegionImportValues } from './imports.ts';
 import { buildRegion, type Region, type RegionNode, type RegionSource } from './region.ts';
+import type { FormOf } from './step.ts';
 import { DropCounts, type Translation } from './translation.ts';
 
 const WASM_PAGE = 65536;
@@ -74,6 +74,7 @@ export class Translator {
   readonly table: WebAssembly.Table;
   #imports: RegionImportValues | undefined;
   readonly #freeSlots: number[] = [];
+  readonly #slots: number;
   #nextSlot = 1;
   readonly #translations = new Set<Translation>();
   /** Translations by where they are entered. */
@@ -97,12 +98,16 @@ export class Translator {
     cpu,
     blocks,
     options,
+    slots = SLOTS,
   }: {
     arena: Arena;
     cpu: Cpu;
     blocks: BlockCache;
     options: TranslatorOptions;
+    /** Most regions alive, and one. */
+    slots?: number;
   }) {
+    this.#slots = slots;
     this.#arena = arena;
     this.#cpu = cpu;
     this.#blocks = blocks;
@@ -170,9 +175,7 @@ export class Translator {
       },
     });
     if (!region) return;
-    const slot = this.#freeSlots.pop() ?? this.#nextSlot;
-    if (slot >= SLOTS) return;
-    if (slot === this.#nextSlot) this.#nextSlot++;
+    const slot = this.#takeSlot();
     const code = this.#emit(region, slot);
     const translation: Translation = {
       id: this.#translated,
@@ -200,6 +203,17 @@ export class Translator {
     this.#translations.add(translation);
     this.#translated++;
     if (this.#waiting.length >= BATCH_MAX) this.#compile();
+  }
+
+  /** A free slot of the table; where there is none, the oldest region makes way. */
+  #takeSlot(): number {
+    if (this.#freeSlots.length === 0 && this.#nextSlot >= this.#slots) {
+      for (const oldest of this.#translations) {
+        this.#drop(oldest);
+        break;
+      }
+    }
+    return this.#freeSlots.pop() ?? this.#nextSlot++;
   }
 
   #emit(region: Region, slot: number): CodeWriter {
