@@ -85,15 +85,14 @@ export class EngineSelector {
 
   /**
    * Before a guest goes on from a state that its engine did not run it to: sees whether the hardware is fit for that.
-   * @param atBoot it is the state at power-on, from which an operating system boots
    * @throws EngineUnavailableError
    */
-  admit(atBoot: boolean): void {
+  admit(): void {
     if (!this.#unchecked) return;
     this.#unchecked = false;
     if (this.#current.kind === 'software') return;
     try {
-      this.#requireFit(this.#current, atBoot);
+      this.#requireFit(this.#current);
       // Without a probe that is all there is to go by.
       if (this.#fallsBack) this.#current.enter?.();
     } catch (error) {
@@ -104,9 +103,10 @@ export class EngineSelector {
     }
   }
 
-  #requireFit(engine: Engine, atBoot: boolean): void {
+  /** For its present state, and for what an operating system that is still booting will come to use. */
+  #requireFit(engine: Engine): void {
     if (engine.accelerator !== 'kvm' || !this.#probe) return;
-    const system = atBoot ? this.#system : undefined;
+    const system = this.#system;
     const reason = unfitFor(this.#cpu, this.#probe) ?? (system && unfitForSystem(system, this.#probe));
     if (reason !== undefined) throw hardwareRefused('unfit', reason);
   }
@@ -148,7 +148,7 @@ export class EngineSelector {
         'The guest has run into a triple fault: it is about to be reset or stopped.',
       );
     }
-    this.#requireFit(next, false);
+    this.#requireFit(next);
     // What it knows of memory is from when it ran last, unless that is kept by the one engine that executes for both.
     if ((next.executor ?? next) !== (from.executor ?? from)) next.flush();
     next.enter?.();

@@ -109,8 +109,6 @@ export class Machine extends EventEmitter<MachineEvents> {
   readonly #engines: EngineSet;
   readonly #selector: EngineSelector;
   #state: MachineState = 'created';
-  /** The vCPU is in its state at power-on. */
-  #atBoot = true;
   /** What a device asked for during the present run of the engine. */
   #request: MachineEnd | undefined;
   /** The software engine has run the guest, or does. */
@@ -274,7 +272,7 @@ export class Machine extends EventEmitter<MachineEvents> {
   }
 
   #run(): void {
-    this.#selector.admit(this.#atBoot);
+    this.#selector.admit();
     this.#softwareUsed ||= this.engine === 'software';
     this.board.rtc.synchronize();
     this.#setState('running');
@@ -355,7 +353,6 @@ export class Machine extends EventEmitter<MachineEvents> {
     this.cpu.stateReplaced();
     this.#selector.current.flush();
     this.#selector.stateReplaced();
-    this.#atBoot = false;
   }
 
   // ---- power-on and the end ------------------------------------------------------------------------------------

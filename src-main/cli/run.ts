@@ -44,9 +44,10 @@ export interface RunHooks {
 
 /** Runs one machine to its end. @returns the exit code. @throws UsageError */
 export async function run(options: RunOptions, hooks?: RunHooks): Promise<number> {
+  const { engine, switchEveryMs, strict, clock, hardware } = options;
+  const used = (engine === 'hardware' || switchEveryMs !== undefined) && hardware.accelerator !== 'model';
   // One who insists on hardware wants to see what it does.
-  const wanted = options.engine === 'hardware' && !options.strict && options.clock === 'host';
-  const probe = wanted && options.hardware.accelerator !== 'model' ? await findOut(options) : undefined;
+  const probe = used && !strict && clock === 'host' ? await findOut(options) : undefined;
   const machine = buildMachine(options, probe);
   if (!machine) return EXIT_CODE.refused;
   hooks?.prepare(machine);

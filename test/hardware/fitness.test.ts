@@ -1,6 +1,6 @@
 /** Whether a host can run a guest as it is now, by what the probe found. */
 import { describe, expect, it } from 'vitest';
-import { unfitFor } from '../../src-core/engines/hardware/probe/fitness.ts';
+import { unfitFor, unfitForSystem } from '../../src-core/engines/hardware/probe/fitness.ts';
 import {
   longMode,
   paging32,
@@ -15,6 +15,7 @@ import {
   type ProbeCheckId,
 } from '../../src-core/protocol/hardware-probe.ts';
 import { CR4_SMAP } from '../../src-core/x86/bits.ts';
+import { partialProbe, unableProbe } from '../support/fake-engines.ts';
 import { makeVcpu } from './vcpu.ts';
 
 function probeWithout(failing: readonly ProbeCheckId[], missingFeatures: string[] = []): HardwareProbe {
@@ -76,5 +77,25 @@ describe('Fitness of a host', () => {
     const failure = { kind: 'absent', message: 'This host has no /dev/kvm.', hint: null, command: null };
     const probe: HardwareProbe = { verdict: 'unable', failure, host: null, checks: [], speed: null };
     expect(unfitFor(place().cpu, probe)).toBe('This host has no /dev/kvm.');
+  });
+});
+
+describe('an operating system that is yet to boot', () => {
+  it.each([
+    ['linux64', ['ring3Syscall'], /Linux needs: Ring 3 and back by SYSCALL/],
+    ['linux64', ['paging32', 'pagingPae', 'ring3Int32'], undefined],
+    // Its kernel was built for one kind of paging or the other.
+    ['linux32', ['paging32'], undefined],
+    ['linux32', ['pagingPae', 'longMode'], undefined],
+    ['linux32', ['paging32', 'pagingPae'], /Linux needs: PAE paging/],
+    ['linux32', ['ring3Int32'], /Linux needs: Ring 3 and back by INT, 32-bit paging/],
+  ] as const)('%s where %s fail', (system, failing, reason) => {
+    const found = unfitForSystem(system, partialProbe(...failing));
+    if (reason) expect(found).toMatch(reason);
+    else expect(found).toBeUndefined();
+  });
+
+  it('anything, where nothing runs', () => {
+    expect(unfitForSystem('linux64', unableProbe)).toBe('This host has no /dev/kvm.');
   });
 });

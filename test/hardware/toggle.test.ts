@@ -12,6 +12,8 @@ import { loadGuest, protectedModeGuest, STOP_PORT } from './guests.ts';
 import { describeKvm } from './support.ts';
 
 const SWITCHES = 1000;
+/** Nothing of the guest's is above this. */
+const FREE_FROM = 8 * 1024 * 1024;
 const OTHER: Record<EngineKind, EngineKind> = { software: 'hardware', hardware: 'software' };
 
 interface Load {
@@ -47,6 +49,10 @@ function load(changes: Partial<MachineConfigInput> = {}): Load {
 const RIGHT = /^load: [0-9a-f]{8} [0-9a-f]{8} ok\nend\n$/;
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
+function median(values: readonly number[]): number {
+  return [...values].sort((a, b) => a - b)[values.length >> 1] ?? NaN;
+}
+
 function otherEngine(machine: Machine): void {
   const { problem } = machine.switchEngine({ kind: OTHER[machine.engine] });
   expect(problem).toBeNull();
@@ -68,8 +74,7 @@ describeKvm('A machine that changes engines', () => {
     expect(end).toEqual({ kind: 'debugExit', value: 42 });
     expect(machine.engineStatus.switches).toBe(SWITCHES);
     // The engine is built once; after that a change moves registers. The median: this host has other work, too.
-    const [, ...rest] = ns;
-    expect(rest.sort((a, b) => a - b)[rest.length / 2 - 0.5]).toBeLessThan(10e6);
+    expect(median(ns.slice(1))).toBeLessThan(10e6);
     expect(liveVms()).toBe(0);
     // What KVM counted is still to be had.
     expect(machine.statistics().counters.kvm).toHaveProperty('exits');
@@ -94,6 +99,23 @@ describeKvm('A machine that changes engines', () => {
     expect((await ended).text).toMatch(RIGHT);
     const { reasons } = machine.statistics().exits;
     expect(reasons.interrupt?.count).toBeGreaterThan(100);
+  });
+
+  it('with 1 GiB of memory in use: in under 10 ms', { timeout: 120_000 }, async () => {
+    const { machine, stop, ended } = load({ memoryMib: 1024 });
+    const { ram } = machine.arena;
+    for (let at = FREE_FROM; at < ram.length; at += 4096) ram[at] = 1;
+    machine.start();
+    const ns: Record<EngineKind, number[]> = { software: [], hardware: [] };
+    for (let count = 0; count < 82; count++) {
+      await turn();
+      otherEngine(machine);
+      // The first one makes the engine, too.
+      if (count > 1) ns[machine.engine].push(machine.engineStatus.lastSwitch?.ns ?? NaN);
+    }
+    stop();
+    expect((await ended).text).toMatch(RIGHT);
+    for (const times of Object.values(ns)) expect(median(times)).toBeLessThan(10e6);
   });
 
   it('while it is paused, and before it starts', { timeout: 60_000 }, async () => {
@@ -199,6 +221,8 @@ describe('Where hardware is refused', () => {
     machine.start();
     expect(machine.engineStatus).toMatchObject({ kind: 'software' });
     expect(machine.engineStatus.problem?.message).toMatch(/KVM|Linux needs: Ring 3/);
+    // Nor can it go there before it has come to its programs.
+    expect(machine.switchEngine({ kind: 'hardware' }).problem?.message).toMatch(/KVM|Linux needs: Ring 3/);
     machine.stop();
   });
 
