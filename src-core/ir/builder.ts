@@ -81,6 +81,11 @@ export class IrBuilder {
     this.ops.push({ def: op('callout'), dst, a, b, imm, c, wide: 0n, callout });
   }
 
+  /** Appends a run of string iterations: one of the callouts of x86/string-bulk.ts. */
+  stringRun(callout: Callout, { a = 0, b = 0, imm = 0 }: OpFields): void {
+    this.ops.push({ def: op('stringrun'), dst: 0, a, b, imm, c: 0, wide: 0n, callout });
+  }
+
   /** True when the last operation ends the block. */
   get ended(): boolean {
     return this.ops.at(-1)?.def.terminates ?? false;

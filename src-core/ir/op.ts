@@ -92,6 +92,8 @@ export interface OpGen {
   callout(callout: Callout): void;
   /** The same for the callout that the operation itself names. */
   calloutOfOp(): void;
+  /** The same for a run of string iterations (x86/string-bulk.ts), which an engine may do by itself. */
+  stringRun(): void;
   /**
    * Pushes what is in the guest's memory at the linear address in local `address` (i32 for addresses of 32 bits, else
    * i64): i32 up to 4 bytes, i64 for 8, v128 for 16. `forWrite` asks for write permission too (read-modify-write).

@@ -16,11 +16,15 @@ import { MODE } from './mode.ts';
 /**
  * REP MOVS and REP STOS in runs. The IR of one iteration says what these instructions do; a run does as many of them
  * at once as stay within one page of plain memory on each side, always leaving at least one to the IR. Each iteration
- * counts as an instruction, so a run is no longer than the budget.
+ * counts as an instruction, so a run is no longer than the budget. Where an engine has a quicker way for the plain cases
+ * (engines/software/interpreter/string-run.ts) these callouts do the rest.
  */
 
 const LOW16 = 0xffff;
 const LOW32 = 0xffffffff;
+
+/** Fewer iterations are not worth a run. */
+export const RUN_MIN = 4;
 
 /** Fields of imm of the bulk callouts. */
 export const BULK = {
@@ -91,7 +95,7 @@ function shape(cpu: Cpu, imm: number): Shape | undefined {
   const wide = width === 2;
   const mask = width === 0 ? LOW16 : LOW32;
   const most = Math.min(counter(cpu, mask, wide) - 1, cpu.i32[CTL.budget >> 2]!);
-  return most < 4 ? undefined : { size: 1 << (imm & BULK.sizeMask), mask, wide, most };
+  return most < RUN_MIN ? undefined : { size: 1 << (imm & BULK.sizeMask), mask, wide, most };
 }
 
 /** Iterations of `size` that fit between a linear address and the end of its page (and of a 16-bit offset). */
@@ -113,7 +117,7 @@ export const repMovsRun = defineCallout('rep movs', 'stringOperation', (cpu, _ds
   const to = linear(cpu, RDI, b, mask, wide, true);
   if (Number.isNaN(from) || Number.isNaN(to)) return;
   const times = Math.min(run.most, room(from, size), room(to, size));
-  if (times < 4) return;
+  if (times < RUN_MIN) return;
   const source = cpu.mmu.ramRun(from, ACCESS.read);
   if (source < 0) return;
   const target = cpu.mmu.ramRun(to, ACCESS.write);
@@ -135,7 +139,7 @@ export const repStosRun = defineCallout('rep stos', 'stringOperation', (cpu, _ds
   const to = linear(cpu, RDI, b, mask, wide, true);
   if (Number.isNaN(to)) return;
   const times = Math.min(run.most, room(to, size));
-  if (times < 4) return;
+  if (times < RUN_MIN) return;
   const target = cpu.mmu.ramRun(to, ACCESS.write);
   if (target < 0) return;
   const bytes = times * size;

@@ -150,6 +150,7 @@ export class SoftwareEngine implements Engine {
       deferredFlags: instance.exports.deferredFlags as WebAssembly.ExportValue,
       locateLoad: instance.exports.locateLoad as WebAssembly.ExportValue,
       locateStore: instance.exports.locateStore as WebAssembly.ExportValue,
+      stringRun: instance.exports.stringRun as WebAssembly.ExportValue,
       callout: (id: number, uop: number) => this.#regionCallout(id, uop),
       slowLoad: (lo: number, hi: number, info: number, uop: number) =>
         this.#adaptedAccess(lo, hi, info, uop, false),

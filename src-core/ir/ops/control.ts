@@ -105,6 +105,9 @@ defineOp('callout', 64, { reads: 'abd', flags: 'readwrite', flagsInState: true, 
   g.calloutOfOp(),
 );
 
+// A run of a repeated string instruction, by the callout that the operation names or quicker (x86/string-bulk.ts).
+defineOp('stringrun', 64, { reads: '', writes: false, leaves: true }, (g) => g.stringRun());
+
 // dst = imm, or -imm with DF set: the step of a string instruction.
 defineOp('step', 64, { reads: '' }, (g) => {
   const { w } = g;

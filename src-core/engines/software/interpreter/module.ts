@@ -18,6 +18,7 @@ import { SLOW } from '../../../x86/mmu.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { BLOCK, ENTRY, EXIT, LOOKUP, REGION, RESUMES_PER_LOOK, SITE, UOP } from '../exit.ts';
 import { emitLocate, emitRefill } from '../mmu/refill.ts';
+import { emitStringRun } from './string-run.ts';
 
 /** What the interpreter calls in TypeScript. All return 0 to go on, 1 when a fault was recorded. */
 export interface InterpreterImports {
@@ -29,9 +30,10 @@ export interface InterpreterImports {
   callout(id: number, uop: number): number;
 }
 
-/** Indices of functions that operations call: imported ones, and refill (see emitRefill). */
+/** Indices of functions that operations call: imported ones, refill (see emitRefill) and stringRun (emitStringRun). */
 interface Imports {
   refill: number;
+  stringRun: number;
   slowLoad: number;
   slowStore: number;
   callout: number;
@@ -201,6 +203,12 @@ class InterpreterGen implements OpGen {
     this.#field(UOP.callout);
     this.w.get(this.#pc).call(this.#imports.callout);
     this.#leaveIfFaulted();
+  }
+
+  stringRun(): void {
+    this.w.get(this.#pc).call(this.#imports.stringRun).op(i32.eqz).if();
+    this.calloutOfOp();
+    this.w.end();
   }
 
   /** An address as an i64 local. */
@@ -378,7 +386,9 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   };
   const { refill, tracedStore } = emitRefill(module);
   module.export('tracedStore', tracedStore);
-  const imports: Imports = { ...imported, refill };
+  const stringRun = emitStringRun(module);
+  module.export('stringRun', stringRun);
+  const imports: Imports = { ...imported, refill, stringRun };
   const { locateLoad, locateStore } = emitLocate(module, refill);
   module.export('locateLoad', locateLoad);
   module.export('locateStore', locateStore);

@@ -747,11 +747,18 @@ export class RegionGen implements OpGen {
     this.#call(callout.id);
   }
   calloutOfOp(): void {
-    if (!this.#op.callout) throw new Error('operation "callout" without a callout');
-    this.#call(this.#op.callout.id);
+    this.#call(this.#calloutOfOp());
+  }
+  stringRun(): void {
+    this.#call(this.#calloutOfOp(), this.#imports.stringRun);
+  }
+  #calloutOfOp(): number {
+    if (!this.#op.callout) throw new Error('an operation without a callout');
+    return this.#op.callout.id;
   }
 
-  #call(id: number): void {
+  /** Calls a callout, unless function `first` of the micro-op says that it has done all there is to do. */
+  #call(id: number, first?: number): void {
     const { w } = this;
     this.#storeFlags();
     this.#storeTemps();
@@ -762,7 +769,13 @@ export class RegionGen implements OpGen {
     w.i32Const(0).i32Const(this.#node.block.address).mem(i32.store, CTL.currentBlock);
     const result = this.scratch(I32, 12);
     // A fault, or something that wants attention: then the interpreter goes on behind this operation.
-    w.i32Const(id).i32Const(this.#uop).call(this.#imports.callout).tee(result).if();
+    const callout = (): CodeWriter => w.i32Const(id).i32Const(this.#uop).call(this.#imports.callout);
+    if (first === undefined) callout();
+    else {
+      w.i32Const(this.#uop).call(first).if(I32).i32Const(0).else();
+      callout().end();
+    }
+    w.tee(result).if();
     w.get(result).return();
     w.end();
     this.reload();

@@ -19,6 +19,8 @@ export interface RegionImports {
    */
   slowLoad: number;
   slowStore: number;
+  /** (micro-op) -> whether a run of string iterations is done, or its callout must look at it (emitStringRun). */
+  stringRun: number;
   /** (callout id, micro-op) -> 0 to go on, or what the region returns (REGION), CTL.exitUop set. */
   callout: number;
 }
@@ -34,6 +36,7 @@ export function declareRegionImports(module: ModuleWriter): RegionImports {
     locateStore: module.importFunction('locateStore', [I32, I32, I32, I32], [I32]),
     slowLoad: module.importFunction('slowLoad', [I32, I32, I32, I32], [I32]),
     slowStore: module.importFunction('slowStore', [I32, I32, I32, I32], [I32]),
+    stringRun: module.importFunction('stringRun', [I32], [I32]),
     callout: module.importFunction('callout', [I32, I32], [I32]),
   };
 }
