@@ -102,14 +102,13 @@ describe('a guest that changes engines', () => {
   const target = (change: number): EngineTarget => targets[change % targets.length] ?? { kind: 'software' };
 
   it.each(
-    named('paging-32', 'paging-pae', 'paging-64', 'long-mode', 'timers', 'debug').map(
-      (g) => [g.name, g] as const,
+    named('paging-32', 'paging-pae', 'paging-64', 'long-mode', 'timers', 'debug').flatMap((guest) =>
+      (['flush', 'keep'] as const).map((addressSpaces) => [guest.name, addressSpaces, guest] as const),
     ),
   )(
-    '%s prints the same, however often it does',
-    async (_, guest) => {
-      // Slices end where instructions do: under the instruction clock often, for the timers.
-      const machine = build(guest, {});
+    '%s (--address-spaces %s) prints the same, however often it does',
+    async (_, addressSpaces, guest) => {
+      const machine = build(guest, { translator: { threshold: 1, addressSpaces } });
       let changes = 0;
       let ended = false;
       machine.on('ended', () => (ended = true));

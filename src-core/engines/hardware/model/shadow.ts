@@ -77,6 +77,8 @@ export class ShadowTables {
   readonly #traced = new Set<number>();
   /** When the trace of a page ended: entries that were made before its trace do not let it be written any more. */
   readonly #untracedSince = new Map<number, number>();
+  /** The traces are off. */
+  #suspended = false;
   #time = READ_ONLY;
   /** Control bits that the guest's tables were read with. */
   #role = 0;
@@ -224,7 +226,8 @@ export class ShadowTables {
 
   /** Drops all shadow tables: the meaning of the guest's tables or of its memory changed. */
   clear(): void {
-    for (const page of this.#traced) this.#mmu.untraceTable(page);
+    if (!this.#suspended) this.suspend();
+    this.#suspended = false;
     this.#tables.clear();
     this.#direct.clear();
     this.#traced.clear();
@@ -234,9 +237,11 @@ export class ShadowTables {
 
   /** Takes the write protection off the guest's tables, for as long as the guest stands still, and puts it back. */
   suspend(): void {
+    this.#suspended = true;
     for (const page of this.#traced) this.#mmu.untraceTable(page);
   }
   resume(): void {
+    this.#suspended = false;
     for (const page of this.#traced) this.#mmu.traceTable(page);
   }
 
