@@ -2,7 +2,7 @@
 import { describe, expect, it } from 'vitest';
 import { Machine, type MachineEnd } from '../../src-core/machine/machine.ts';
 import type { MachineConfigInput } from '../../src-core/protocol/machine-config.ts';
-import type { EngineKind, EngineStatus } from '../../src-core/protocol/engine.ts';
+import type { EngineKind, EngineStatus, EngineTarget } from '../../src-core/protocol/engine.ts';
 import { liveVms } from '../../src-core/engines/hardware/kvm/vm.ts';
 import { readTsc } from '../../src-core/x86/msr.ts';
 import { restoreSnapshot, writeSnapshot } from '../../src-core/machine/snapshot.ts';
@@ -116,6 +116,29 @@ describeKvm('A machine that changes engines', () => {
     stop();
     expect((await ended).text).toMatch(RIGHT);
     for (const times of Object.values(ns)) expect(median(times)).toBeLessThan(10e6);
+  });
+
+  it('through software, KVM and both kinds of model', { timeout: 120_000 }, async () => {
+    const { machine, stop, ended } = load();
+    const targets: EngineTarget[] = [
+      { kind: 'hardware', accelerator: 'kvm' },
+      { kind: 'hardware', accelerator: 'model', mmu: 'shadow' },
+      { kind: 'hardware', accelerator: 'kvm' },
+      { kind: 'software' },
+      { kind: 'hardware', accelerator: 'model', mmu: 'nested' },
+      { kind: 'hardware', accelerator: 'model', mmu: 'shadow' },
+      { kind: 'software' },
+    ];
+    machine.start();
+    for (let round = 0; round < 40; round++) {
+      for (const target of targets) {
+        await turn();
+        expect(machine.switchEngine(target).problem).toBeNull();
+      }
+    }
+    stop();
+    expect((await ended).text).toMatch(RIGHT);
+    expect(machine.engineStatus.switches).toBe(40 * targets.length);
   });
 
   it('while it is paused, and before it starts', { timeout: 60_000 }, async () => {
