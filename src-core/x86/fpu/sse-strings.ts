@@ -21,20 +21,32 @@ const AGGREGATION = { equalAny: 0, ranges: 1, equalEach: 2, equalOrdered: 3 } as
 
 /** Elements of one operand, and how many are valid. */
 interface Text {
-  readonly elements: readonly number[];
-  readonly length: number;
+  readonly elements: Int32Array;
+  length: number;
 }
 
-function readElements(cpu: Cpu, loc: number, control: number): number[] {
-  const elements: number[] = [];
+/** The operands of the comparison under way: static C libraries do so many that allocating them each time shows. */
+const textA: Text = { elements: new Int32Array(16), length: 0 };
+const textB: Text = { elements: new Int32Array(16), length: 0 };
+
+/** Reads an operand's elements; all of them are valid up to the first zero. */
+function readText(cpu: Cpu, loc: number, control: number, count: number, text: Text): void {
+  const { elements } = text;
   const signed = (control & CONTROL.signed) !== 0;
-  const view = new DataView(cpu.u8.buffer, cpu.u8.byteOffset + loc, 16);
-  for (let at = 0; at < 16; at += (control & CONTROL.words) !== 0 ? 2 : 1) {
-    if ((control & CONTROL.words) !== 0)
-      elements.push(signed ? view.getInt16(at, true) : view.getUint16(at, true));
-    else elements.push(signed ? view.getInt8(at) : view.getUint8(at));
+  const { u8 } = cpu;
+  text.length = count;
+  for (let i = count - 1; i >= 0; i--) {
+    let value: number;
+    if (count === 8) {
+      value = u8[loc + 2 * i]! | (u8[loc + 2 * i + 1]! << 8);
+      if (signed) value = (value << 16) >> 16;
+    } else {
+      value = u8[loc + i]!;
+      if (signed) value = (value << 24) >> 24;
+    }
+    elements[i] = value;
+    if (value === 0) text.length = i;
   }
-  return elements;
 }
 
 /** An explicit length: the magnitude of a signed number, at most the number of elements. */
@@ -46,54 +58,48 @@ function explicitLength(value: bigint, count: number): number {
 /** The comparison of single elements, with what invalid ones count as; then aggregated to one bit an element of b. */
 function aggregate(a: Text, b: Text, mode: number, count: number): number {
   let result = 0;
-  const equal = (i: number, j: number): boolean => a.elements[i] === b.elements[j];
-  for (let j = 0; j < count; j++) {
-    const validB = j < b.length;
-    let bit = false;
-    switch (mode) {
-      case AGGREGATION.equalAny:
-        for (let i = 0; i < a.length && validB; i++) bit ||= equal(i, j);
-        break;
-      case AGGREGATION.ranges:
-        for (let i = 0; i + 1 < a.length && validB; i += 2) {
-          const value = b.elements[j]!;
-          bit ||= value >= a.elements[i]! && value <= a.elements[i + 1]!;
-        }
-        break;
-      case AGGREGATION.equalEach: {
-        const validA = j < a.length;
-        bit = validA && validB ? equal(j, j) : !validA && !validB;
-        break;
-      }
-      default: {
-        bit = true;
-        for (let i = 0; i < count - j && i < a.length; i++) bit &&= j + i < b.length && equal(i, j + i);
-      }
-    }
-    if (bit) result |= 1 << j;
-  }
+  for (let j = 0; j < count; j++) if (bitOf(a, b, mode, count, j)) result |= 1 << j;
   return result;
+}
+
+function bitOf(a: Text, b: Text, mode: number, count: number, j: number): boolean {
+  const validB = j < b.length;
+  const value = b.elements[j]!;
+  switch (mode) {
+    case AGGREGATION.equalAny:
+      if (!validB) return false;
+      for (let i = 0; i < a.length; i++) if (a.elements[i] === value) return true;
+      return false;
+    case AGGREGATION.ranges:
+      if (!validB) return false;
+      for (let i = 0; i + 1 < a.length; i += 2) {
+        if (value >= a.elements[i]! && value <= a.elements[i + 1]!) return true;
+      }
+      return false;
+    case AGGREGATION.equalEach: {
+      const validA = j < a.length;
+      return validA && validB ? a.elements[j] === value : !validA && !validB;
+    }
+    default:
+      for (let i = 0; i < count - j && i < a.length; i++) {
+        if (j + i >= b.length || a.elements[i] !== b.elements[j + i]) return false;
+      }
+      return true;
+  }
 }
 
 /** PCMPESTRI, PCMPESTRM, PCMPISTRI, PCMPISTRM: operands a and b, `imm` the control byte, lengths at dst and dst + 8. */
 export const compareStrings = defineCallout('compareStrings', 'otherCallout', (cpu, dst, a, b, imm, c) => {
-  const elementsA = readElements(cpu, a, imm);
-  const elementsB = readElements(cpu, b, imm);
-  const count = elementsA.length;
-  const explicit = (c & STRINGS.explicit) !== 0;
-  const implicitLength = (elements: readonly number[]): number => {
-    const end = elements.indexOf(0);
-    return end < 0 ? count : end;
-  };
-  const lengthA = explicit ? explicitLength(cpu.i64[dst >> 3]!, count) : implicitLength(elementsA);
-  const lengthB = explicit ? explicitLength(cpu.i64[(dst >> 3) + 1]!, count) : implicitLength(elementsB);
-  const mode = (imm >> CONTROL.aggregationShift) & 3;
-  const raw = aggregate(
-    { elements: elementsA, length: lengthA },
-    { elements: elementsB, length: lengthB },
-    mode,
-    count,
-  );
+  const count = (imm & CONTROL.words) !== 0 ? 8 : 16;
+  readText(cpu, a, imm, count, textA);
+  readText(cpu, b, imm, count, textB);
+  if ((c & STRINGS.explicit) !== 0) {
+    textA.length = explicitLength(cpu.i64[dst >> 3]!, count);
+    textB.length = explicitLength(cpu.i64[(dst >> 3) + 1]!, count);
+  }
+  const lengthA = textA.length;
+  const lengthB = textB.length;
+  const raw = aggregate(textA, textB, (imm >> CONTROL.aggregationShift) & 3, count);
   const every = (1 << count) - 1;
   const polarity = (imm >> CONTROL.polarityShift) & 3;
   const valid = (1 << lengthB) - 1;
@@ -102,7 +108,8 @@ export const compareStrings = defineCallout('compareStrings', 'otherCallout', (c
   if ((c & STRINGS.index) !== 0) {
     const high = (imm & CONTROL.high) !== 0;
     const index = result === 0 ? count : high ? 31 - Math.clz32(result) : 31 - Math.clz32(result & -result);
-    cpu.set64(RCX, BigInt(index));
+    cpu.set32(RCX, index);
+    cpu.set32(RCX + 4, 0);
   } else {
     writeMask(cpu, result, count, (imm & CONTROL.high) !== 0);
   }
