@@ -70,6 +70,9 @@ export class App {
   /** Spoken by screen readers, politely. */
   announcement = $state('');
 
+  /** Machines that events told of since the list of them was last asked for. */
+  #touched = new Set<string>();
+
   readonly selected = $derived(this.selectedId === null ? undefined : this.vms.get(this.selectedId));
   readonly sortedVms = $derived.by(() => {
     const byName = (a: Vm, b: Vm): number =>
@@ -159,6 +162,8 @@ export class App {
   }
 
   async #load(): Promise<void> {
+    const touched = new Set<string>();
+    this.#touched = touched;
     const [host, vms, firstGuest, settings] = await Promise.all([
       this.call('hostInfo', {}),
       this.call('listVms', {}),
@@ -170,8 +175,10 @@ export class App {
     this.firstGuest = firstGuest;
     this.progress.clear();
     this.snapshots.clear();
-    for (const id of this.vms.keys()) if (!vms.some((vm) => vm.id === id)) this.#removeVm(id);
-    for (const vm of vms) this.#putVm(vm);
+    const listed = new Set(vms.map(({ id }) => id));
+    // A machine that was made, changed or removed while the list was under way is newer than the list.
+    for (const id of [...this.vms.keys()]) if (!listed.has(id) && !touched.has(id)) this.#removeVm(id);
+    for (const vm of vms) if (!touched.has(vm.id)) this.#putVm(vm);
     this.settings = settingsSchema.parse(settings[SETTINGS_KEY] ?? { theme: this.settings.theme });
     applyTheme(this.settings.theme);
     const remembered = this.selectedId ?? this.settings.selectedVmId;
@@ -184,8 +191,14 @@ export class App {
       this.#engines = engines;
       if (this.host) this.host = { ...this.host, engines };
     });
-    client.on('vmChanged', ({ vm }) => this.#putVm(vm));
-    client.on('vmRemoved', ({ vmId }) => this.#removeVm(vmId));
+    client.on('vmChanged', ({ vm }) => {
+      this.#touched.add(vm.id);
+      this.#putVm(vm);
+    });
+    client.on('vmRemoved', ({ vmId }) => {
+      this.#touched.add(vmId);
+      this.#removeVm(vmId);
+    });
     client.on('vmCrashed', ({ name, vmId, message, hint }) => {
       if (vmId !== this.selectedId) this.toasts.add('error', `“${name}” crashed`, message, hint);
     });
