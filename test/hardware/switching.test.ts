@@ -2,9 +2,8 @@
 import { expect, it, vi } from 'vitest';
 import type { HardwareEngineParts } from '../../src-core/engines/hardware/kvm/hardware-engine.ts';
 import type { RunEnd } from '../../src-core/engines/engine.ts';
-import { Machine, type MachineEnd } from '../../src-core/machine/machine.ts';
 import type { EngineKind } from '../../src-core/protocol/vm.ts';
-import { loadGuest, STOP_PORT } from './guests.ts';
+import { LOAD_RIGHT, type LoadMachine, loadMachine } from './load-machine.ts';
 import { describeKvm } from './support.ts';
 
 const SWITCHES = 1000;
@@ -37,32 +36,17 @@ vi.mock(import('../../src-core/engines/hardware/kvm/hardware-engine.ts'), async 
   return { HardwareEngine: SwitchingEngine };
 });
 
-function run(engine: EngineKind, stop: () => boolean): Promise<{ text: string; end: MachineEnd }> {
-  const machine = new Machine({
-    memoryMib: 64,
-    engine,
-    kernel: { name: 'load', bytes: loadGuest() },
-    debugConsole: true,
-    debugExit: true,
-    noReboot: true,
-  });
-  machine.ports.register(STOP_PORT, STOP_PORT, 'test', {
-    readPort: () => (stop() ? 1 : 0),
-    writePort: () => undefined,
-  });
-  return new Promise((resolve) => {
-    let text = '';
-    machine.on('debugConsole', (part) => (text += Buffer.from(part).toString('latin1')));
-    machine.on('ended', (end) => resolve({ text, end }));
-    machine.start();
-  });
+function run(engine: EngineKind, isOver: () => boolean): LoadMachine['ended'] {
+  const { machine, ended } = loadMachine({ engine }, isOver);
+  machine.start();
+  return ended;
 }
 
 describeKvm('Switching', () => {
   it('a thousand times under load', { timeout: 300_000 }, async () => {
     let rounds = 0;
     const software = await run('software', () => ++rounds > 500);
-    expect(software.text).toMatch(/^load: [0-9a-f]{8} [0-9a-f]{8} ok\nend\n$/);
+    expect(software.text).toMatch(LOAD_RIGHT);
     count.switches = 0;
     const switching = await run('hardware', () => count.switches >= SWITCHES);
     expect(switching.text).toBe(software.text);

@@ -1,14 +1,14 @@
 /** A running machine changes engines: between slices, under load, with what it finds in the way said. */
 import { describe, expect, it } from 'vitest';
-import { Machine, type MachineEnd } from '../../src-core/machine/machine.ts';
-import type { MachineConfigInput } from '../../src-core/protocol/machine-config.ts';
+import { Machine } from '../../src-core/machine/machine.ts';
 import type { EngineKind, EngineStatus, EngineTarget } from '../../src-core/protocol/engine.ts';
 import { liveVms } from '../../src-core/engines/hardware/kvm/vm.ts';
 import { readTsc } from '../../src-core/x86/msr.ts';
 import { restoreSnapshot, writeSnapshot } from '../../src-core/machine/snapshot.ts';
 import { partialProbe, unableProbe } from '../support/fake-engines.ts';
 import { linuxHeader } from '../support/tiny-guest.ts';
-import { loadGuest, protectedModeGuest, STOP_PORT } from './guests.ts';
+import { protectedModeGuest } from './guests.ts';
+import { LOAD_RIGHT, loadMachine } from './load-machine.ts';
 import { describeKvm } from './support.ts';
 
 const SWITCHES = 1000;
@@ -16,37 +16,6 @@ const SWITCHES = 1000;
 const FREE_FROM = 8 * 1024 * 1024;
 const OTHER: Record<EngineKind, EngineKind> = { software: 'hardware', hardware: 'software' };
 
-interface Load {
-  machine: Machine;
-  /** The guest ends with its next round. */
-  stop: () => void;
-  ended: Promise<{ text: string; end: MachineEnd }>;
-}
-
-/** The guest under load: what it says in the end tells whether a byte went wrong. */
-function load(changes: Partial<MachineConfigInput> = {}): Load {
-  const machine = new Machine({
-    memoryMib: 64,
-    kernel: { name: 'load', bytes: loadGuest() },
-    debugConsole: true,
-    debugExit: true,
-    noReboot: true,
-    ...changes,
-  });
-  let stopped = false;
-  machine.ports.register(STOP_PORT, STOP_PORT, 'test', {
-    readPort: () => (stopped ? 1 : 0),
-    writePort: () => undefined,
-  });
-  const ended = new Promise<{ text: string; end: MachineEnd }>((resolve) => {
-    let text = '';
-    machine.on('debugConsole', (part) => (text += Buffer.from(part).toString('latin1')));
-    machine.on('ended', (end) => resolve({ text, end }));
-  });
-  return { machine, stop: () => (stopped = true), ended };
-}
-
-const RIGHT = /^load: [0-9a-f]{8} [0-9a-f]{8} ok\nend\n$/;
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 function median(values: readonly number[]): number {
@@ -60,7 +29,7 @@ function otherEngine(machine: Machine): void {
 
 describeKvm('A machine that changes engines', () => {
   it('a thousand times under load: not a byte is wrong', { timeout: 240_000 }, async () => {
-    const { machine, stop, ended } = load();
+    const { machine, stop, ended } = loadMachine();
     machine.start();
     const ns: number[] = [];
     while (machine.engineStatus.switches < SWITCHES) {
@@ -70,7 +39,7 @@ describeKvm('A machine that changes engines', () => {
     }
     stop();
     const { text, end } = await ended;
-    expect(text).toMatch(RIGHT);
+    expect(text).toMatch(LOAD_RIGHT);
     expect(end).toEqual({ kind: 'debugExit', value: 42 });
     expect(machine.engineStatus.switches).toBe(SWITCHES);
     // The engine is built once; after that a change moves registers. The median: this host has other work, too.
@@ -81,28 +50,28 @@ describeKvm('A machine that changes engines', () => {
   });
 
   it('is as right without a change', { timeout: 60_000 }, async () => {
-    const { machine, stop, ended } = load({ engine: 'hardware' });
+    const { machine, stop, ended } = loadMachine({ engine: 'hardware' });
     machine.start();
     await new Promise((resolve) => setTimeout(resolve, 1000));
     stop();
-    expect((await ended).text).toMatch(RIGHT);
+    expect((await ended).text).toMatch(LOAD_RIGHT);
   });
 
   it('keeps its interrupts while it changes every 50 ms', { timeout: 120_000 }, async () => {
-    const { machine, stop, ended } = load();
+    const { machine, stop, ended } = loadMachine();
     machine.start();
     for (let count = 0; count < 60; count++) {
       await new Promise((resolve) => setTimeout(resolve, 50));
       otherEngine(machine);
     }
     stop();
-    expect((await ended).text).toMatch(RIGHT);
+    expect((await ended).text).toMatch(LOAD_RIGHT);
     const { reasons } = machine.statistics().exits;
     expect(reasons.interrupt?.count).toBeGreaterThan(100);
   });
 
   it('with 1 GiB of memory in use: in under 10 ms', { timeout: 120_000 }, async () => {
-    const { machine, stop, ended } = load({ memoryMib: 1024 });
+    const { machine, stop, ended } = loadMachine({ memoryMib: 1024 });
     const { ram } = machine.arena;
     for (let at = FREE_FROM; at < ram.length; at += 4096) ram[at] = 1;
     machine.start();
@@ -114,12 +83,12 @@ describeKvm('A machine that changes engines', () => {
       if (count > 1) ns[machine.engine].push(machine.engineStatus.lastSwitch?.ns ?? NaN);
     }
     stop();
-    expect((await ended).text).toMatch(RIGHT);
+    expect((await ended).text).toMatch(LOAD_RIGHT);
     for (const times of Object.values(ns)) expect(median(times)).toBeLessThan(10e6);
   });
 
   it('through software, KVM and both kinds of model', { timeout: 120_000 }, async () => {
-    const { machine, stop, ended } = load();
+    const { machine, stop, ended } = loadMachine();
     const targets: EngineTarget[] = [
       { kind: 'hardware', accelerator: 'kvm' },
       { kind: 'hardware', accelerator: 'model', mmu: 'shadow' },
@@ -137,12 +106,12 @@ describeKvm('A machine that changes engines', () => {
       }
     }
     stop();
-    expect((await ended).text).toMatch(RIGHT);
+    expect((await ended).text).toMatch(LOAD_RIGHT);
     expect(machine.engineStatus.switches).toBe(40 * targets.length);
   });
 
   it('while it is paused, and before it starts', { timeout: 60_000 }, async () => {
-    const { machine, stop, ended } = load();
+    const { machine, stop, ended } = loadMachine();
     otherEngine(machine);
     machine.start();
     await new Promise((resolve) => setTimeout(resolve, 100));
@@ -155,11 +124,11 @@ describeKvm('A machine that changes engines', () => {
     expect(machine.engine).toBe('hardware');
     otherEngine(machine);
     stop();
-    expect((await ended).text).toMatch(RIGHT);
+    expect((await ended).text).toMatch(LOAD_RIGHT);
   });
 
   it('keeps the time-stamp counter and guest time running forward', { timeout: 60_000 }, async () => {
-    const { machine, stop, ended } = load();
+    const { machine, stop, ended } = loadMachine();
     machine.start();
     let before = machine.clock.now();
     let tsc = 0n;
@@ -175,14 +144,14 @@ describeKvm('A machine that changes engines', () => {
       tsc = read;
     }
     stop();
-    expect((await ended).text).toMatch(RIGHT);
+    expect((await ended).text).toMatch(LOAD_RIGHT);
   });
 
   it.for([
     ['software', 'hardware'],
     ['hardware', 'software'],
   ] as const)('a snapshot of %s goes on under %s', { timeout: 120_000 }, async ([from, to]) => {
-    const first = load({ engine: from });
+    const first = loadMachine({ engine: from });
     first.machine.start();
     await new Promise((resolve) => setTimeout(resolve, 400));
     first.machine.pause();
@@ -190,7 +159,7 @@ describeKvm('A machine that changes engines', () => {
     const chunks: Uint8Array[] = [];
     for await (const chunk of writeSnapshot(first.machine)) chunks.push(chunk);
     first.machine.stop();
-    const second = load({ engine: to });
+    const second = loadMachine({ engine: to });
     await restoreSnapshot(second.machine, async function* () {
       yield* chunks;
     });
@@ -199,11 +168,11 @@ describeKvm('A machine that changes engines', () => {
     await new Promise((resolve) => setTimeout(resolve, 200));
     second.stop();
     // The name of the test was said before the snapshot.
-    expect(`load:${(await second.ended).text}`).toMatch(RIGHT);
+    expect(`load:${(await second.ended).text}`).toMatch(LOAD_RIGHT);
   });
 
   it('is not held to hardware that a probe found unfit for it', { timeout: 60_000 }, async () => {
-    const { machine, stop, ended } = load();
+    const { machine, stop, ended } = loadMachine();
     machine.start();
     await new Promise((resolve) => setTimeout(resolve, 100));
     const report = machine.switchEngine({ kind: 'hardware' }, partialProbe('longMode'));
@@ -211,7 +180,7 @@ describeKvm('A machine that changes engines', () => {
     expect(machine.engine).toBe('software');
     expect(machine.engineStatus.lastSwitch).toEqual(report);
     stop();
-    expect((await ended).text).toMatch(RIGHT);
+    expect((await ended).text).toMatch(LOAD_RIGHT);
   });
 });
 

@@ -8,7 +8,7 @@ import { restoreSnapshot, writeSnapshot } from '../../../src-core/machine/snapsh
 import type { EngineTarget } from '../../../src-core/protocol/engine.ts';
 import type { MachineConfigInput } from '../../../src-core/protocol/machine-config.ts';
 import { expectedPath } from '../../guests/machines.ts';
-import { loadGuest, STOP_PORT } from '../guests.ts';
+import { LOAD_RIGHT, loadMachine } from '../load-machine.ts';
 import { PageTableCensus } from './page-table-census.ts';
 
 const TIMEOUT = 60_000;
@@ -127,29 +127,10 @@ describe('a guest that changes engines', () => {
     TIMEOUT,
   );
 
-  const RIGHT = /^load: [0-9a-f]{8} [0-9a-f]{8} ok\nend\n$/;
-
-  function load(changes: Partial<MachineConfigInput>): { machine: Machine; stop: () => void } {
-    const machine = new Machine({
-      memoryMib: 64,
-      kernel: { name: 'load', bytes: loadGuest() },
-      debugConsole: true,
-      debugExit: true,
-      noReboot: true,
-      ...changes,
-    });
-    let stopped = false;
-    machine.ports.register(STOP_PORT, STOP_PORT, 'test', {
-      readPort: () => (stopped ? 1 : 0),
-      writePort: () => undefined,
-    });
-    return { machine, stop: () => (stopped = true) };
-  }
-
   it(
     'a thousand times under load: not a byte is wrong',
     async () => {
-      const { machine, stop } = load({});
+      const { machine, stop } = loadMachine();
       const run = toItsEnd(machine);
       const ns: number[] = [];
       for (let changes = 1; changes <= 1000; changes++) {
@@ -160,7 +141,7 @@ describe('a guest that changes engines', () => {
       }
       stop();
       const { text, end } = await run;
-      expect(text).toMatch(RIGHT);
+      expect(text).toMatch(LOAD_RIGHT);
       expect(end).toEqual(DONE);
       expect(ns.sort((a, b) => a - b)[ns.length / 2]).toBeLessThan(10e6);
     },
@@ -178,21 +159,21 @@ describe('a guest that changes engines', () => {
     async (from, to) => {
       const engine = (name: typeof from): Partial<MachineConfigInput> =>
         name === 'software' ? {} : model(name);
-      const first = load(engine(from));
+      const first = loadMachine(engine(from));
       first.machine.start();
       await new Promise((resolve) => setTimeout(resolve, 200));
       first.machine.pause();
       const chunks: Uint8Array[] = [];
       for await (const chunk of writeSnapshot(first.machine)) chunks.push(chunk);
       first.machine.stop();
-      const second = load(engine(to));
+      const second = loadMachine(engine(to));
       await restoreSnapshot(second.machine, async function* () {
         yield* chunks;
       });
       setTimeout(second.stop, 100);
       const { text } = await toItsEnd(second.machine);
       // What was said before the snapshot is not said again.
-      expect(`load:${text}`).toMatch(RIGHT);
+      expect(`load:${text}`).toMatch(LOAD_RIGHT);
     },
     TIMEOUT,
   );

@@ -142,7 +142,7 @@ export class RegionGen implements OpGen {
 
   // ---- entry and exits -----------------------------------------------------------------------------------------
 
-  /** Loads registers, budget and TLB bank: TypeScript may have changed them. */
+  /** Loads registers and TLB bank: others may have changed them. */
   reload(): void {
     const { w } = this;
     for (const [register, local] of this.#registers.entries()) {
@@ -151,7 +151,6 @@ export class RegionGen implements OpGen {
         .mem(this.#registerType === I64 ? i64.load : i32.load, GPR + register * 8)
         .set(local);
     }
-    w.i32Const(0).mem(i32.load, CTL.budget).set(this.budget);
     if (!this.#bankKnown) w.i32Const(0).mem(i32.load, CTL.tlbBank).set(this.#bank);
   }
 
@@ -209,11 +208,16 @@ export class RegionGen implements OpGen {
 
   /** The common way out: all state is stored. */
   emitExit(): void {
+    this.#storeStaged(this.exitRip);
+  }
+
+  /** Stores all state, where several ways out have come together. `rip`: local. */
+  #storeStaged(rip: number): void {
     const { w } = this;
     this.#storeStagedFlags();
     this.storeRegisters(this.#written);
     w.i32Const(0).get(this.budget).mem(i32.store, CTL.budget);
-    w.i32Const(0).get(this.exitRip).mem(i64.store, RIP);
+    w.i32Const(0).get(rip).mem(i64.store, RIP);
   }
 
   /** Puts what the flags are to be made from where the common ways out look for it. */
@@ -250,10 +254,7 @@ export class RegionGen implements OpGen {
   /** The common way out to the interpreter; the site says where it goes on. */
   emitResume(): void {
     const { w } = this;
-    this.#storeStagedFlags();
-    this.storeRegisters(this.#written);
-    w.i32Const(0).get(this.budget).mem(i32.store, CTL.budget);
-    w.i32Const(0).get(this.rip).mem(i64.store, RIP);
+    this.#storeStaged(this.rip);
     w.i32Const(0).get(this.#site).mem(i32.store, CTL.resumeSite);
     w.i32Const(0).i32Const(this.#siteTable).mem(i32.store, CTL.resumeTable);
     w.i32Const(REGION.site).return();
@@ -780,7 +781,8 @@ export class RegionGen implements OpGen {
     w.end();
     this.reload();
     // String instructions done in bulk use up budget that the rest of the region counts on.
-    w.get(this.budget).i32Const(this.#reserve).op(i32.lt_s).if();
+    w.i32Const(0).mem(i32.load, CTL.budget).tee(this.budget);
+    w.i32Const(this.#reserve).op(i32.lt_s).if();
     w.i32Const(0)
       .i32Const(this.#uop + UOP.size)
       .mem(i32.store, CTL.exitUop);
@@ -852,14 +854,17 @@ export class RegionGen implements OpGen {
       low();
       w.i32Const(15).op(i32.and).op(i32.or);
     }
-    if (!refill) {
-      w.if();
-      this.#resumeInstruction();
-      w.end();
+    const byEntry = (): void => {
       low();
       w.get(entry)
         .mem(i32.load, bank + TLB.addend)
         .op(i32.add);
+    };
+    if (!refill) {
+      w.if();
+      this.#resumeInstruction();
+      w.end();
+      byEntry();
       w.set(host);
       return;
     }
@@ -875,10 +880,7 @@ export class RegionGen implements OpGen {
     w.end();
     w.get(host);
     w.else();
-    low();
-    w.get(entry)
-      .mem(i32.load, bank + TLB.addend)
-      .op(i32.add);
+    byEntry();
     w.end();
     w.set(host);
   }

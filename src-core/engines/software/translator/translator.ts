@@ -217,7 +217,7 @@ export class Translator {
   }
 
   #emit(region: Region, slot: number): CodeWriter {
-    const table = ARENA.regionSites + slot * SITE.nodes * SITE.entrySize;
+    const table = siteTableOf(slot);
     const { u32, i32 } = this.#arena;
     return this.#emitFor(region, slot, (node, unpaid) => {
       const entry = table + node.order * SITE.entrySize;
@@ -233,9 +233,8 @@ export class Translator {
   }
 
   #emitFor(region: Region, slot: number, record: RecordSite): CodeWriter {
-    const siteTable = ARENA.regionSites + slot * SITE.nodes * SITE.entrySize;
     const formOf: FormOf = (node, index) => this.#adaptations.formOf(node.block, index);
-    return emitRegion(region, this.#imported, { siteTable, formOf }, record);
+    return emitRegion(region, this.#imported, { siteTable: siteTableOf(slot), formOf }, record);
   }
 
   /** Compiles what waits; from now on the dispatcher finds it. No region is being executed. */
@@ -504,6 +503,11 @@ function isAccess({ name, leaves }: OpDef): boolean {
 }
 
 const I32 = 0x7f;
+
+/** Arena address of the sites of the region in a slot. */
+function siteTableOf(slot: number): number {
+  return ARENA.regionSites + slot * SITE.nodes * SITE.entrySize;
+}
 
 /** Index of a micro-op in its block. */
 function indexOf(block: CachedBlock, uop: number): number {
