@@ -23,15 +23,6 @@ function radio({ page }: Browser, name: string): Locator {
   return page.getByRole('radiogroup', { name: 'Engine' }).getByRole('radio', { name, exact: true });
 }
 
-/**
- * Until the window has its lists. A machine that is made and started while it still loads may stay "Starting" in it: a
- * known fault of the window, which these tests are not about.
- */
-async function loaded({ page }: Browser): Promise<void> {
-  await page.getByRole('button', { name: 'New', exact: true }).first().waitFor();
-  await page.waitForTimeout(A_TICK_MS);
-}
-
 describe.skipIf(skipped)('on a host whose hardware works in part', () => {
   let demo: DemoHost;
   let browser: Browser;
@@ -40,7 +31,6 @@ describe.skipIf(skipped)('on a host whose hardware works in part', () => {
   beforeAll(async () => {
     demo = await startDemoHost(undefined, partialProbe('ring3Syscall'));
     browser = await openBrowser(demo.address);
-    await loaded(browser);
     window = new Window(browser.page);
   });
   afterAll(async () => {
@@ -139,7 +129,6 @@ describe.skipIf(skipped)('on a host without hardware virtualization', () => {
   beforeAll(async () => {
     demo = await startDemoHost(undefined, unableProbe);
     browser = await openBrowser(demo.address);
-    await loaded(browser);
   });
   afterAll(async () => {
     expect(browser.errors).toEqual([]);
