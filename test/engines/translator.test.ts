@@ -139,6 +139,40 @@ describe('the translator', () => {
     expect(accounting.snapshot().details.adaptation?.['rewritten code']).toBeGreaterThan(0);
   });
 
+  it('leaves a region when a segment register it takes for flat no longer is', () => {
+    // DS is loaded with base 0 two times out of three, else with base 4.
+    const { cpu, engine } = machine(`
+      mov dword [0xe00000], 1
+      mov dword [0xe00004], 1000
+      lgdt_m1632 [table]
+      mov esi, 0xe00000
+      mov ecx, 3000
+      xor ebx, ebx
+      mov edx, 3
+    again:
+      mov eax, 16
+      dec edx
+      jnz flat
+      mov eax, 24
+      mov edx, 3
+    flat:
+      mov ds, ax
+      add ebx, [esi]
+      dec ecx
+      jnz again
+      hlt
+    table:
+      dw 31
+      dd descriptors
+    descriptors:
+      dd 0, 0
+      dd 0x0000ffff, 0x00cf9b00
+      dd 0x0000ffff, 0x00cf9300
+      dd 0x0004ffff, 0x00cf9300`);
+    runToHalt(engine);
+    expect(cpu.gpr(3)).toBe(BigInt(2000 + 1000 * 1000));
+  });
+
   it.each([
     ['blocks, chained', {}, { microOpBytes: 512 * 1024 }],
     ['blocks, not chained', { chaining: false }, { microOpBytes: 512 * 1024 }],

@@ -540,8 +540,10 @@ export class SoftwareEngine implements Engine {
     const cpu = this.#cpu;
     if (cpu.u32[CTL.flagsKind >> 2] !== 0) this.#deferredFlags();
     const { drops } = this.#translator;
+    const modeKey = cpu.u32[CTL.modeKey >> 2];
     if (this.#callout(id, uop) !== 0) return REGION.fault;
-    if (this.#stolen === 0 && !this.#patch && this.#translator.drops === drops) return 0;
+    const same = cpu.u32[CTL.modeKey >> 2] === modeKey && this.#translator.drops === drops;
+    if (same && this.#stolen === 0 && !this.#patch) return 0;
     cpu.set32(CTL.exitUop, uop + UOP.size);
     return REGION.resume;
   }
