@@ -148,9 +148,7 @@ describe.each([32, 64] as const)('%i-bit', (bits: NanobenchBits) => {
 
   if (kvm.verdict === 'unable') it.skip(`KVM: ${kvm.failure?.message ?? 'it cannot be used'}`);
   else {
-    // kvm_pvm was once seen to make no progress any more on a loaded host: that is tried again, and shows as a retry.
-    const again = { retry: 2 };
-    it('does everything it measures on KVM, and skips by name what that cannot do', again, async () => {
+    it('does everything it measures on KVM, and skips by name what that cannot do', async () => {
       const lacks = nanobenchLacks(kvm, bits);
       const run = await measureNanobench({
         bits,

@@ -4,6 +4,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
 import { afterEach, expect, it } from 'vitest';
+import { eventsGiven } from '../../src-core/engines/hardware/kvm/registers.ts';
 import { HardwareEngine } from '../../src-core/engines/hardware/kvm/hardware-engine.ts';
 import { VCPU_IOCTL } from '../../src-core/engines/hardware/kvm/ioctl.ts';
 import { RUN } from '../../src-core/engines/hardware/kvm/layout.ts';
@@ -179,6 +180,42 @@ describeKvm('The hardware engine', () => {
     expect(acknowledged).toBe(500);
     expect(Number(guest.cpu.gpr(3))).toBe(500);
     expect(guest.accounting.snapshot().reasons['interrupt']?.count).toBe(500);
+  });
+
+  it('loses no interrupt that comes right after what KVM can’t execute', () => {
+    const state: { cpu?: Guest['cpu'] } = {};
+    let acknowledged = 0;
+    const interrupts: InterruptSource = {
+      // Just when KVM is to take the state that software left.
+      hasInterrupt: () =>
+        state.cpu !== undefined && eventsGiven(state.cpu) && state.cpu.get32(CTL.halted) === 0,
+      acknowledge: () => {
+        acknowledged++;
+        return 0x30;
+      },
+    };
+    const guest = make(
+      64,
+      `mov ecx, 200
+      sti
+      again: cvtsi2sd xmm0, ecx
+      mov rax, 400
+      wait: dec rax
+      jnz wait
+      dec ecx
+      jnz again
+      cli
+      hlt
+      handler: inc rbx
+      iretq`,
+      (place, symbol) => longMode(place, { 0x30: symbol('handler') }),
+      interrupts,
+    );
+    state.cpu = guest.cpu;
+    runUntil(guest, () => guest.cpu.get32(CTL.halted) !== 0);
+    guest.engine.leave();
+    expect(acknowledged).toBeGreaterThan(50);
+    expect(Number(guest.cpu.gpr(3))).toBe(acknowledged);
   });
 
   it('waits for the guest to let interrupts in', () => {

@@ -13,7 +13,7 @@ import { KvmError } from './errors.ts';
 import { Fallback, mayWriteMemory, refusedInstruction } from './fallback.ts';
 import { EVENTS, EXIT_REASON, RUN } from './layout.ts';
 import { MSRS_IN_KVM } from './model-registers.ts';
-import type { InjectedEvent } from './registers.ts';
+import { eventsGiven, giveInterrupt, type InjectedEvent } from './registers.ts';
 import { Residence } from './residence.ts';
 import { SliceTimer } from './slice-timer.ts';
 import { KvmSystem, type KvmSystemOptions } from './system.ts';
@@ -262,7 +262,8 @@ export class HardwareEngine implements Engine {
 
   #inject(vector: number): void {
     const cpu = this.#cpu;
-    this.#vcpu.interrupt(vector);
+    if (eventsGiven(cpu)) giveInterrupt(cpu, vector);
+    else this.#vcpu.interrupt(vector);
     this.#countInterrupt(vector, 1);
     // KVM takes one at a time, and says when it is ready for the next only after it was run.
     cpu.u8[K + RUN.readyForInterruptInjection] = 0;

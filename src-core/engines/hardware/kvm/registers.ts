@@ -141,6 +141,20 @@ export function exportEvents(cpu: Cpu): void {
   markDirty(cpu, SYNC.events);
 }
 
+/**
+ * Whether KVM takes events from kvm_run with its next run. They replace an interrupt that it was given by a call before
+ * (KVM_INTERRUPT), which is to be put there instead.
+ */
+export function eventsGiven({ u32 }: Cpu): boolean {
+  return (u32[(ARENA.kvmRun + RUN.dirtyRegs) >> 2]! & SYNC.events) !== 0;
+}
+
+/** Has an external interrupt delivered first of all, where `eventsGiven`. */
+export function giveInterrupt({ u8 }: Cpu, vector: number): void {
+  u8[EVENTS_AT + EVENTS.interruptInjected] = 1;
+  u8[EVENTS_AT + EVENTS.interruptNumber] = vector;
+}
+
 /** CTL.interruptShadow: made by MOV SS or POP SS. */
 const SHADOW_NO_DEBUG = 2;
 const SHADOW_STI = 1;
