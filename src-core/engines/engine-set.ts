@@ -5,12 +5,11 @@ import type { EngineCounters } from '../protocol/vm.ts';
 import type { Cpu } from '../x86/cpu.ts';
 import type { Engine } from './engine.ts';
 import { HardwareEngine } from './hardware/kvm/hardware-engine.ts';
-import { KvmError } from './hardware/kvm/errors.ts';
 import { ModelEngine } from './hardware/model/model-engine.ts';
 import { builtInProfile, ProfileError } from './hardware/model/profile.ts';
 import { libc } from './hardware/kvm/libc.ts';
 import { SoftwareEngine } from './software/software-engine.ts';
-import { EngineUnavailableError, hardwareRefused } from './unavailable.ts';
+import { hardwareRefused } from './unavailable.ts';
 
 /** What engines are made from. */
 export interface EngineParts {
@@ -29,6 +28,23 @@ type Wanted =
       HardwareOptions,
       'accelerator'
     >);
+
+/**
+ * What a target means, in the order in which it is to be tried: `auto` is KVM, and the model where that can't run the
+ * guest.
+ * @param configured what the target leaves out
+ */
+export function accelerators(
+  target: EngineTarget,
+  configured: HardwareOptions,
+): [EngineTarget, ...EngineTarget[]] {
+  if (target.kind === 'software' || (target.accelerator ?? configured.accelerator) !== 'auto')
+    return [target];
+  return [
+    { ...target, accelerator: 'kvm' },
+    { ...target, accelerator: 'model' },
+  ];
+}
 
 /**
  * The engines of a machine. The software engine is there from the start; the others are made when they are first needed
@@ -51,25 +67,11 @@ export class EngineSet {
 
   /** The engine for a target. @throws EngineUnavailableError, KvmError */
   get(target: EngineTarget): Engine {
-    const accelerator =
-      target.kind === 'hardware' && (target.accelerator ?? this.#parts.hardware.accelerator);
-    if (accelerator === 'auto') return this.#getAny({ ...target, kind: 'hardware' });
     const wanted = this.#complete(target);
     const key = keyOf(wanted);
     let engine = this.#made.get(key);
     if (!engine) this.#made.set(key, (engine = this.#make(wanted)));
     return engine;
-  }
-
-  /** KVM, or the model where that can't be had. */
-  #getAny(target: EngineTarget & { kind: 'hardware' }): Engine {
-    try {
-      return this.get({ ...target, accelerator: 'kvm' });
-    } catch (error) {
-      const configuration = error instanceof EngineUnavailableError && error.problem.kind === 'configuration';
-      if (!configuration && !(error instanceof KvmError)) throw error;
-      return this.get({ ...target, accelerator: 'model' });
-    }
   }
 
   #complete(target: EngineTarget): Wanted {

@@ -22,6 +22,11 @@ export interface Engine {
   readonly executor?: Engine;
   /** Why it no longer runs the guest itself, which has gone on in software since. */
   readonly failure?: Error | undefined;
+  /**
+   * Why the guest, as it is at present, is executed by another engine in this one's place; undefined while it is not. One
+   * instruction or a few of them are no such thing.
+   */
+  readonly detour?: Error | undefined;
   /** A triple fault was found that the next `run` will report, and another engine would not. */
   readonly shutdownPending?: boolean;
   /**

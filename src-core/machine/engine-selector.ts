@@ -1,5 +1,5 @@
 import type { Engine } from '../engines/engine.ts';
-import type { EngineSet } from '../engines/engine-set.ts';
+import { accelerators, type EngineSet } from '../engines/engine-set.ts';
 import { unfitFor, unfitForSystem } from '../engines/hardware/probe/fitness.ts';
 import { type EngineUnavailableError, hardwareRefused, refusalOf } from '../engines/unavailable.ts';
 import type { GuestSystem } from '../firmware/boot.ts';
@@ -13,6 +13,7 @@ import type {
 import type { HardwareProbe } from '../protocol/hardware-probe.ts';
 import type { MachineConfig } from '../protocol/machine-config.ts';
 import type { Cpu } from '../x86/cpu.ts';
+import { DetourWatch } from './detour-watch.ts';
 
 export interface EngineSelectorParts {
   readonly cpu: Cpu;
@@ -21,7 +22,7 @@ export interface EngineSelectorParts {
   /** What the machine boots, where that is known. */
   readonly system: GuestSystem | undefined;
   readonly probe: HardwareProbe | undefined;
-  /** Another engine runs the guest, or why not this one has become known. */
+  /** Another engine runs the guest, or why not this one, or not at present, has become known. */
   readonly onChange: () => void;
 }
 
@@ -29,14 +30,18 @@ export interface EngineSelectorParts {
 export class EngineSelector {
   readonly #cpu: Cpu;
   readonly #engines: EngineSet;
+  readonly #config: EngineSelectorParts['config'];
   readonly #system: GuestSystem | undefined;
   readonly #fallsBack: boolean;
   readonly #onChange: () => void;
+  readonly #detour = new DetourWatch();
   #current: Engine;
   #probe: HardwareProbe | undefined;
   #problem: EngineProblem | null = null;
   #lastSwitch: EngineSwitch | null = null;
   #switches = 0;
+  /** The model is to take over what KVM does not run. */
+  #modelStandsIn: boolean;
   /** Whether the present engine can run what the machine was given to run is not known yet. */
   #unchecked: boolean;
 
@@ -44,25 +49,31 @@ export class EngineSelector {
   constructor({ cpu, engines, config, system, probe, onChange }: EngineSelectorParts) {
     this.#cpu = cpu;
     this.#engines = engines;
+    this.#config = config;
     this.#system = system;
     this.#fallsBack = config.engineRefusal === 'software';
     this.#onChange = onChange;
     this.#probe = probe;
     this.#current = engines.software;
+    this.#modelStandsIn = config.hardware.accelerator === 'auto';
     this.#unchecked = config.engine === 'hardware';
     if (config.engine !== 'hardware') return;
     try {
-      this.#current = engines.get({ kind: 'hardware' });
+      this.#current = engines.get(accelerators({ kind: 'hardware' }, config.hardware)[0]);
     } catch (error) {
       this.#refused(refusalOf(error));
     }
   }
 
-  /** The guest runs in software instead, where that is wanted. */
+  /** The guest runs on the model or in software instead, where that is wanted. */
   #refused(refusal: EngineUnavailableError): void {
-    if (!this.#fallsBack || refusal.problem.kind === 'configuration') throw refusal;
+    if (this.#modelStandsIn) {
+      this.#current = this.#engines.get({ kind: 'hardware', accelerator: 'model' });
+    } else {
+      if (!this.#fallsBack || refusal.problem.kind === 'configuration') throw refusal;
+      this.#current = this.#engines.software;
+    }
     this.#problem = refusal.problem;
-    this.#current = this.#engines.software;
   }
 
   get current(): Engine {
@@ -73,6 +84,7 @@ export class EngineSelector {
     return {
       ...nameOf(this.#current),
       problem: this.#problem,
+      detour: this.#detour.reason,
       lastSwitch: this.#lastSwitch,
       switches: this.#switches,
     };
@@ -94,7 +106,7 @@ export class EngineSelector {
     try {
       this.#requireFit(this.#current);
       // Without a probe that is all there is to go by.
-      if (this.#fallsBack) this.#current.enter?.();
+      if (this.#fallsBack || this.#modelStandsIn) this.#current.enter?.();
     } catch (error) {
       this.#current.leave();
       this.#refused(refusalOf(error));
@@ -119,22 +131,33 @@ export class EngineSelector {
   switchTo(target: EngineTarget, probe = this.#probe): EngineSwitch {
     const started = performance.now();
     this.#probe = probe;
-    const from = this.#current;
-    const fromName = nameOf(from);
-    let toName = targetName(target);
+    const from = nameOf(this.#current);
+    const candidates = accelerators(target, this.#config.hardware);
+    let to = targetName(candidates[0]);
     let buildMs = 0;
+    /** What the engine before the present one was refused for. */
+    let refused: EngineProblem | null = null;
     let problem: EngineProblem | null = null;
-    try {
-      const next = this.#engines.get(target);
-      toName = nameOf(next);
-      buildMs = performance.now() - started;
-      if (next !== from) this.#moveTo(next);
-    } catch (error) {
-      ({ problem } = refusalOf(error));
+    for (const candidate of candidates) {
+      const asked = performance.now();
+      refused = problem;
+      problem = null;
+      try {
+        const next = this.#engines.get(candidate);
+        to = nameOf(next);
+        buildMs += performance.now() - asked;
+        if (next !== this.#current) this.#moveTo(next);
+        break;
+      } catch (error) {
+        ({ problem } = refusalOf(error));
+      }
     }
     const ns = (performance.now() - started) * 1e6;
-    this.#lastSwitch = { from: fromName, to: toName, problem, ns, buildNs: buildMs * 1e6 };
-    if (problem === null) this.#problem = null;
+    this.#lastSwitch = { from, to, problem, ns, buildNs: buildMs * 1e6 };
+    if (problem === null) {
+      this.#problem = refused;
+      this.#modelStandsIn = candidates.length > 1;
+    }
     this.#onChange();
     return this.#lastSwitch;
   }
@@ -154,18 +177,29 @@ export class EngineSelector {
     next.enter?.();
     this.#current = next;
     this.#switches++;
+    this.#detour.clear();
   }
 
-  /** After a run: an engine that has given up leaves the guest to the software engine for good, with the reason. */
-  checkFailure(): void {
-    const { failure } = this.#current;
-    if (!failure) return;
+  /**
+   * After a run: an engine that has given up leaves the guest to another for good, with the reason, and one that had it
+   * executed in software for a while is told of.
+   */
+  checkRun(): void {
+    const { failure, detour } = this.#current;
+    if (failure) this.#retire(failure);
+    else if (this.#detour.note(detour, performance.now())) this.#onChange();
+  }
+
+  #retire(failure: Error): void {
     const failed = this.#current;
     failed.leave();
     this.#problem = refusalOf(failure).problem;
-    this.#current = this.#engines.software;
+    this.#current = this.#modelStandsIn
+      ? this.#engines.get({ kind: 'hardware', accelerator: 'model' })
+      : this.#engines.software;
     this.#current.flush();
     this.#engines.retire(failed);
+    this.#detour.clear();
     this.#onChange();
   }
 }

@@ -63,7 +63,7 @@ export interface MachineEvents {
   logPort: [port: number, bytes: Uint8Array];
   /** The machine was reset and boots again. */
   reset: [cause: ResetCause];
-  /** The engine was changed, could not be changed as asked, or gave up. */
+  /** The engine was changed, could not be changed as asked, gave up, or leaves the guest to software for a while. */
   engine: [status: EngineStatus];
   /** Comes once, last. */
   ended: [end: MachineEnd];
@@ -147,7 +147,7 @@ export class Machine extends EventEmitter<MachineEvents> {
     this.#loop = new RunLoop(this.clock, this.accounting, {
       engine: () => this.#selector.current,
       afterRun: () => {
-        this.#selector.checkFailure();
+        this.#selector.checkRun();
         return this.#carryOutRequest();
       },
       onShutdown: () => this.#resetOrEnd('tripleFault'),

@@ -14,7 +14,7 @@ export type Accelerator = z.infer<typeof acceleratorSchema>;
 
 /** How the hardware engine runs a guest; what is left out is the engine's choice. */
 export const hardwareOptionsSchema = z.strictObject({
-  /** `kvm` unless given. `auto`: KVM where this host has it, else the model. */
+  /** `kvm` unless given. `auto`: KVM where this host's can run the guest, else the model. */
   accelerator: z.enum([...acceleratorSchema.options, 'auto']).optional(),
   /** How the model virtualizes memory: shadow page tables, or two-dimensional (nested) page walks (unless given). */
   mmu: z.enum(['shadow', 'nested']).optional(),
@@ -69,6 +69,11 @@ export type EngineSwitch = z.infer<typeof engineSwitchSchema>;
 export const engineStatusSchema = engineNameSchema.extend({
   /** Why the guest does not run on the engine it was configured for, or no longer does; null when it does. */
   problem: engineProblemSchema.nullable(),
+  /**
+   * Why the software engine executes the guest, or did so a moment ago, in the place of the engine named here, which does
+   * not take the mode that the guest is in; null when it does not.
+   */
+  detour: engineProblemSchema.nullable(),
   /** The latest attempt to change engines; null before the first. */
   lastSwitch: engineSwitchSchema.nullable(),
   /** Changes so far. */

@@ -31,19 +31,20 @@ export class EngineControl {
   #refused = 0;
   #timer: NodeJS.Timeout | undefined;
   #busy = false;
-  /** The last problem that was told of. */
+  /** The last problem and detour that were told of. */
   #told: EngineStatus['problem'] = null;
+  #toldDetour: EngineStatus['detour'] = null;
 
   constructor(machine: Machine, options: EngineControlOptions) {
     this.#machine = machine;
     this.#options = options;
     this.#probe = options.probe;
-    machine.on('engine', (status) => this.#tellProblem(status));
+    machine.on('engine', (status) => this.#tell(status));
   }
 
   /** To be called when the machine has started. */
   start(): void {
-    this.#tellProblem(this.#machine.engineStatus);
+    this.#tell(this.#machine.engineStatus);
     const { everyMs } = this.#options;
     if (everyMs !== undefined) this.#timer = setInterval(() => this.#change(false), everyMs);
   }
@@ -100,14 +101,33 @@ export class EngineControl {
     }
   }
 
-  /** That the guest does not, or no longer, run on the engine asked for must not pass in silence. */
-  #tellProblem({ problem, kind }: EngineStatus): void {
+  /** That the guest does not, no longer, or for a while not run on the engine asked for must not pass in silence. */
+  #tell(status: EngineStatus): void {
+    this.#tellProblem(status);
+    this.#tellDetour(status);
+  }
+
+  #tellProblem({ problem, kind, accelerator }: EngineStatus): void {
     if (problem === this.#told) return;
     this.#told = problem;
-    if (problem) {
-      this.#options.onRefused(
-        `hardware was asked for, the guest runs in ${kind}: ${describeProblem(problem)}`,
-      );
+    if (!problem) return;
+    const why = describeProblem(problem);
+    if (kind === 'software') {
+      this.#options.onRefused(`hardware was asked for, the guest runs in software: ${why}`);
+    } else {
+      // The model is what was asked for where KVM does not do.
+      this.#options.say(`the guest runs on ${describeEngine({ kind, accelerator })}, not on KVM: ${why}`);
     }
+  }
+
+  #tellDetour(status: EngineStatus): void {
+    const { detour } = status;
+    if (detour === this.#toldDetour) return;
+    this.#toldDetour = detour;
+    this.#options.say(
+      detour
+        ? `${describeEngine(status)} leaves the guest to the software engine while it is as it is: ${describeProblem(detour)}`
+        : `the guest runs on ${describeEngine(status)} again`,
+    );
   }
 }

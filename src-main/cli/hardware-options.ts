@@ -13,7 +13,7 @@ export const HARDWARE_OPTIONS = {
 
 /** Their lines in a command's help. */
 export const HARDWARE_HELP = `  --accelerator NAME       of the hardware engine: kvm, model (hardware virtualization as a model: modelled exits
-                           and cycles, on any machine) or auto (KVM where it is to be had)
+                           and cycles, on any machine) or auto (KVM where that can run the guest)
   --kvm-device PATH        where KVM is, if not at /dev/kvm
   --mmu NAME               of the model: nested (default) or shadow paging
   --profile NAME|FILE      of the model: what things cost, a built-in profile (epyc, core, p4-672) or a JSON file`;

@@ -46,8 +46,9 @@ export interface RunHooks {
 export async function run(options: RunOptions, hooks?: RunHooks): Promise<number> {
   const { engine, switchEveryMs, strict, clock, hardware } = options;
   const used = (engine === 'hardware' || switchEveryMs !== undefined) && hardware.accelerator !== 'model';
-  // One who insists on hardware wants to see what it does.
-  const probe = used && !strict && clock === 'host' ? await findOut(options) : undefined;
+  // One who insists on KVM wants to see what it does.
+  const asks = !strict || hardware.accelerator === 'auto';
+  const probe = used && asks && clock === 'host' ? await findOut(options) : undefined;
   const machine = buildMachine(options, probe);
   if (!machine) return EXIT_CODE.refused;
   hooks?.prepare(machine);
@@ -117,7 +118,7 @@ class Session {
     this.#afterSeconds = afterSeconds;
     this.#engines = new EngineControl(machine, {
       everyMs: options.switchEveryMs,
-      probe: options.strict || options.hardware.accelerator === 'model' ? null : probe,
+      probe: probe ?? (options.strict || options.hardware.accelerator === 'model' ? null : undefined),
       findOut: () => findOut(options),
       say: (text) => this.#say(text),
       onRefused: (text) => {

@@ -43,6 +43,20 @@ describe('hardware that is not there', () => {
     });
   });
 
+  test('the model takes its place where either will do', async () => {
+    const args = [...missing(), '--accelerator', 'auto', '--kernel', hello(), '--stats', at('stats')];
+    const { code, stdout, stderr } = await cliRun(args);
+    expect({ code, stdout }).toEqual({ code: 0, stdout: 'hello\n' });
+    expect(stderr).toMatch(
+      /^switchyard: the guest runs on hardware \(modelled\), not on KVM: This host has no /,
+    );
+    expect(stderr.trimEnd()).not.toContain('\n');
+    expect(statistics()).toMatchObject({
+      engine: 'hardware',
+      engineStatus: { accelerator: 'model', problem: { kind: 'absent' } },
+    });
+  });
+
   test('ends a run that insists on it: 4', async () => {
     const { code, stdout, stderr } = await cliRun([...missing(), '--strict', '--kernel', hello()]);
     expect({ code, stdout }).toEqual({ code: 4, stdout: '' });

@@ -16,16 +16,17 @@ const ENOTTY = 25;
 
 interface MadeUpHost {
   failures: Failures;
-  made: { failWith: (error: KvmError) => void }[];
+  made: { failWith: (error: KvmError) => void; goRound: (reason: KvmError | undefined) => void }[];
 }
 
 const host = vi.hoisted((): MadeUpHost => ({ failures: {}, made: [] }));
 
-/** The hardware engine on a host made up. Where that lets it be made, it can be told to give up. */
+/** The hardware engine on a host made up. Where that lets it be made, it can be told to give up, or to go round KVM. */
 vi.mock(import('../../src-core/engines/hardware/kvm/hardware-engine.ts'), async (original) => {
   const { HardwareEngine } = await original();
   class EngineOnFakeHost extends HardwareEngine {
     #failure: KvmError | undefined;
+    #detour: KvmError | undefined;
 
     constructor(parts: HardwareEngineParts) {
       super({ ...parts, kvm: { calls: new FakeLibc(host.failures) } });
@@ -37,6 +38,12 @@ vi.mock(import('../../src-core/engines/hardware/kvm/hardware-engine.ts'), async 
     }
     override get failure(): KvmError | undefined {
       return this.#failure;
+    }
+    goRound(reason: KvmError | undefined): void {
+      this.#detour = reason;
+    }
+    override get detour(): KvmError | undefined {
+      return this.#detour;
     }
     override enter(): void {
       if (this.#failure) throw this.#failure;
@@ -119,4 +126,27 @@ it('an engine that gives up while it runs leaves the guest to software, and can 
   expect(heard).toMatchObject([{ kind: 'software', problem: { kind: 'system' } }]);
   expect(machine.engine).toBe('software');
   expect(host.made).toHaveLength(1);
+});
+
+it('a mode that KVM does not take is told of once, and that it is over', async () => {
+  const machine = new Machine(config);
+  const heard: EngineStatus[] = [];
+  machine.on('engine', (status) => heard.push(status));
+  machine.start();
+  const turns = async (count: number): Promise<void> => {
+    for (let turn = 0; turn < count; turn++) await new Promise((resolve) => setImmediate(resolve));
+  };
+  const [engine] = host.made;
+  // There and back many times in a second is one piece of news.
+  for (let round = 0; round < 10; round++) {
+    engine?.goRound(new KvmError('state', `KVM does not run the guest in its present mode, round ${round}.`));
+    await turns(5);
+    engine?.goRound(undefined);
+    await turns(5);
+  }
+  const detour = { kind: 'state', message: expect.stringContaining('round 0') as string };
+  expect(heard).toMatchObject([{ kind: 'hardware', problem: null, detour }]);
+  await vi.waitUntil(() => heard.length > 1, { timeout: 5000 });
+  expect(heard.slice(1)).toMatchObject([{ kind: 'hardware', problem: null, detour: null }]);
+  machine.stop();
 });

@@ -218,6 +218,27 @@ describe('Where hardware is refused', () => {
     machine.stop();
   });
 
+  it('the model takes over what KVM is unfit for, where either will do', () => {
+    const kernel = { name: 'linux', bytes: linuxHeader() };
+    const hardware = { accelerator: 'auto' } as const;
+    const config = { memoryMib: 64, kernel, engine: 'hardware', hardware } as const;
+    const machine = new Machine(config, { probe: partialProbe('ring3Int32') });
+    machine.start();
+    expect(machine.engineStatus).toMatchObject({ kind: 'hardware', accelerator: 'model' });
+    expect(machine.engineStatus.problem?.message).toMatch(/KVM|Linux needs: Ring 3/);
+    machine.switchEngine({ kind: 'software' });
+    expect(machine.engineStatus.problem).toBeNull();
+    expect(machine.switchEngine({ kind: 'hardware' })).toMatchObject({
+      to: { kind: 'hardware', accelerator: 'model' },
+      problem: null,
+    });
+    expect(machine.engineStatus.problem?.message).toMatch(/KVM|Linux needs: Ring 3/);
+    // KVM and nothing else.
+    expect(machine.switchEngine({ kind: 'hardware', accelerator: 'kvm' }).problem).not.toBeNull();
+    expect(machine.engineStatus).toMatchObject({ kind: 'hardware', accelerator: 'model', switches: 2 });
+    machine.stop();
+  });
+
   it('a machine that insists ends there', () => {
     const config = { ...guest, engine: 'hardware' } as const;
     const start = (): void => {

@@ -58,7 +58,7 @@ export function partialProbe(...failing: ProbeCheckId[]): HardwareProbe {
 
 /** The engines of a guest that is not there. One whose command line says `unfit` does not run on the hardware. */
 export class FakeEngines {
-  status: EngineStatus = { ...SOFTWARE, problem: null, lastSwitch: null, switches: 0 };
+  status: EngineStatus = { ...SOFTWARE, problem: null, detour: null, lastSwitch: null, switches: 0 };
   #unfit = false;
 
   start(
@@ -70,7 +70,7 @@ export class FakeEngines {
     const problem = hardware ? this.#problem(config.accelerator, probe) : null;
     const name: EngineName =
       hardware && !problem ? { ...HARDWARE, accelerator: config.accelerator } : SOFTWARE;
-    this.status = { ...name, problem, lastSwitch: null, switches: 0 };
+    this.status = { ...name, problem, detour: null, lastSwitch: null, switches: 0 };
     return this.status;
   }
 
@@ -88,7 +88,7 @@ export class FakeEngines {
     };
     this.status = problem
       ? { ...this.status, lastSwitch }
-      : { ...to, problem: null, lastSwitch, switches: this.status.switches + 1 };
+      : { ...to, problem: null, detour: null, lastSwitch, switches: this.status.switches + 1 };
     return lastSwitch;
   }
 

@@ -208,7 +208,11 @@ describe('what it says of itself', () => {
     if (!guest) throw new Error('there is no such guest');
     const hardware = { accelerator: 'auto', device: '/nowhere/kvm' } as const;
     const machine = build(guest, { engine: 'hardware', hardware });
-    expect(machine.engineStatus).toMatchObject({ kind: 'hardware', accelerator: 'model', problem: null });
+    expect(machine.engineStatus).toMatchObject({
+      kind: 'hardware',
+      accelerator: 'model',
+      problem: { kind: 'absent', message: 'This host has no /nowhere/kvm.' },
+    });
     machine.stop();
   });
 

@@ -65,6 +65,7 @@ export class HardwareEngine implements Engine {
   /** Delivering an event on the way out of KVM ended in a triple fault. */
   #shutdown = false;
   #failure: KvmError | undefined;
+  #detour: KvmError | undefined;
   readonly #ticks = new Map<ExitReason, number>();
   /** Host ns of this run: in exits (estimated from those that are timed), and in the software engine. */
   #exitNs = 0;
@@ -154,6 +155,11 @@ export class HardwareEngine implements Engine {
   /** Why KVM no longer runs the guest, which has gone on in software since. */
   get failure(): KvmError | undefined {
     return this.#failure;
+  }
+
+  /** The guest is in a mode that KVM does not take, and runs in software until it leaves that. */
+  get detour(): KvmError | undefined {
+    return this.#detour;
   }
 
   get shutdownPending(): boolean {
@@ -291,16 +297,24 @@ export class HardwareEngine implements Engine {
       this.#shutdown = false;
       return 'shutdown';
     }
-    // KVM has no address line 20 to gate.
-    if (this.#failure || !cpu.a20) return this.#runSoftware(maxInstructions);
+    if (this.#failure) return this.#runSoftware(maxInstructions);
+    if (!cpu.a20) return this.#detourVia(addressLine20(), maxInstructions);
     // A breakpoint that MOV SS holds off has no place in KVM's state.
     while (cpu.get32(CTL.pendingDebug) !== 0) {
       const end = this.#runSoftware(1);
       if (end !== 'slice' || this.#exitRequested) return end;
     }
     this.#residence.enter();
-    if (!this.#refusal()) return undefined;
-    cpu.accounting.count('softwareFallback');
+    const refusal = this.#refusal();
+    if (refusal) return this.#detourVia(refusal, maxInstructions);
+    this.#detour = undefined;
+    return undefined;
+  }
+
+  /** What KVM refuses to run as it is runs in software, and is asked about again with the next run. */
+  #detourVia(reason: KvmError, maxInstructions: number): RunEnd {
+    this.#detour = reason;
+    this.#cpu.accounting.count('softwareFallback');
     return this.#runSoftware(maxInstructions);
   }
 
@@ -312,8 +326,7 @@ export class HardwareEngine implements Engine {
   enter(): void {
     if (this.#residence.inKvm) return;
     if (this.#failure) throw this.#failure;
-    if (!this.#cpu.a20)
-      throw new KvmError('state', 'Address line 20 is gated, which hardware does not know.');
+    if (!this.#cpu.a20) throw addressLine20();
     if (this.#cpu.get32(CTL.pendingDebug) !== 0) {
       throw new KvmError('state', 'A breakpoint is about to be reported, which hardware would lose.');
     }
@@ -456,4 +469,9 @@ export class HardwareEngine implements Engine {
       this.dispose();
     }
   }
+}
+
+/** KVM has no address line 20 to gate. */
+function addressLine20(): KvmError {
+  return new KvmError('state', 'Address line 20 is gated, which hardware does not know.');
 }
