@@ -18,6 +18,7 @@ import {
   type PublishedFigures,
 } from '../../src-core/guests/nanobench/index.ts';
 import { probeHardware } from '../../src-core/engines/hardware/probe/parent.ts';
+import { describeProblem } from '../../src-core/protocol/engine.ts';
 import { EngineUnavailableError } from '../../src-core/machine/machine.ts';
 import {
   type HardwareOptionsInput,
@@ -163,6 +164,11 @@ export async function nanobench(options: NanobenchArguments): Promise<number> {
     }
     throw error;
   }
+  if (run.problem) {
+    process.stderr.write(
+      `switchyard: the guest ran on the model, not on KVM: ${describeProblem(run.problem)}\n`,
+    );
+  }
   process.stdout.write(options.json ? json(options, run) : table(options, run));
   return run.results.some(({ status }) => status === 'failed') ? EXIT_CODE.fault : EXIT_CODE.ok;
 }
@@ -170,7 +176,8 @@ export async function nanobench(options: NanobenchArguments): Promise<number> {
 /** What the host's virtualization cannot do, found out by the probe; the other engines can do everything. */
 async function findLacks({ engine, hardware, bits }: NanobenchArguments): Promise<NanobenchLacks> {
   if (engine !== 'hardware' || hardware.accelerator === 'model') return {};
-  return nanobenchLacks(await probeHardware(), bits);
+  const { device } = hardware;
+  return nanobenchLacks(await probeHardware(device === undefined ? {} : { device }), bits);
 }
 
 function writeImage(path: string, bits: NanobenchBits): number {

@@ -115,6 +115,22 @@ describe.each([32, 64] as const)('%i-bit', (bits: NanobenchBits) => {
     });
   });
 
+  it('goes on without what the guest does not come back from', async () => {
+    const { results } = await measureNanobench({
+      bits,
+      only: ['callret', 'hlt', 'mmio'],
+      // Many seconds of sleep, for HLT.
+      operations: 400_000,
+      stallMs: 3000,
+      timeoutMs,
+    });
+    expect(results).toMatchObject([
+      { name: 'callret', status: 'measured' },
+      { name: 'hlt', status: 'failed', reason: expect.stringContaining('did not come back') as string },
+      { name: 'mmio', status: 'measured' },
+    ]);
+  });
+
   it('counts instructions exactly under the instruction clock, and the same again', async () => {
     const options: NanobenchOptions = {
       bits,

@@ -3,6 +3,7 @@ import { type ExitReason, EXIT_REASON_KEYS } from '../../accounting/exits.ts';
 import type { ModelStatistics } from '../../engines/hardware/model/meter.ts';
 import { TSC_HZ } from '../../machine/clock.ts';
 import { Machine, type MachineEnd } from '../../machine/machine.ts';
+import type { EngineProblem } from '../../protocol/engine.ts';
 import type { MachineConfigInput } from '../../protocol/machine-config.ts';
 import {
   NANOBENCH_MARK_PORT,
@@ -20,6 +21,8 @@ import { buildNanobench } from './program.ts';
 /** What the kernel writes to isa-debug-exit when it is done. */
 const DONE = 42;
 const MEMORY_MIB = 64;
+/** A guest that has said and marked nothing for this long, ms of host time, does not come back. */
+const STALL_MS = 20_000;
 /** How far the TSC's frequency and the PIT's may be off each other. */
 const CLOCK_SLACK = 0.002;
 
@@ -37,6 +40,8 @@ export interface NanobenchOptions {
   readonly lacks?: NanobenchLacks;
   /** Host time after which the run is given up, ms. */
   readonly timeoutMs: number;
+  /** Host time without a sign of life after which a benchmark is given up, ms: the others go on without it. */
+  readonly stallMs?: number;
   /** Called with each result as it comes. */
   readonly onResult?: (result: NanobenchResult) => void;
 }
@@ -61,7 +66,7 @@ export type NanobenchResult =
       readonly name: NanobenchName;
       /**
        * `notApplicable`: this width has it not. `skipped`: this engine lacks what it needs. `failed`: an event did
-       * not happen as it should have.
+       * not happen as it should have, or the guest did not come back from it.
        */
       readonly status: 'notApplicable' | 'skipped' | 'failed';
       readonly reason: string;
@@ -72,6 +77,8 @@ export interface NanobenchRun {
   readonly tscKhz: number;
   /** What ran it, when that was a model of hardware virtualization. */
   readonly model: NanobenchModel | undefined;
+  /** Why it was not the engine that was asked for; null when it was. */
+  readonly problem: EngineProblem | null;
   readonly results: readonly NanobenchResult[];
 }
 
@@ -90,7 +97,8 @@ export class NanobenchError extends Error {
 }
 
 /**
- * Runs the guest to its end.
+ * Runs the guest to its end. A benchmark that it does not come back from is failed, and those after it are run by a new
+ * one.
  * @throws NanobenchError, NanobenchOutputError, EngineUnavailableError, or what the machine's configuration is refused with
  */
 export async function measureNanobench(options: NanobenchOptions): Promise<NanobenchRun> {
@@ -105,9 +113,10 @@ export async function measureNanobench(options: NanobenchOptions): Promise<Nanob
     const reason = needs.map((need) => lacks[need]).find((text) => text !== undefined);
     if (reason !== undefined) skipped.set(name, reason);
   }
-  const names = wanted.filter((name) => !skipped.has(name));
-  const session = new Session(options, names);
-  const run = await session.run();
+  const run = await runAll(
+    options,
+    wanted.filter((name) => !skipped.has(name)),
+  );
   const results = wanted.map((name): NanobenchResult => {
     const reason = skipped.get(name);
     if (reason !== undefined) return { name, status: 'skipped', reason };
@@ -115,7 +124,28 @@ export async function measureNanobench(options: NanobenchOptions): Promise<Nanob
     if (!result) throw new NanobenchError(`the guest said nothing of ${name}`);
     return result;
   });
-  return { bits, tscKhz: run.tscKhz, model: run.model, results };
+  return { bits, ...run, results };
+}
+
+/** As many guests as it takes: each has a result for one benchmark at least. */
+async function runAll(
+  options: NanobenchOptions,
+  names: readonly NanobenchName[],
+): Promise<Omit<NanobenchRun, 'bits'>> {
+  const deadline = performance.now() + options.timeoutMs;
+  let run: Omit<NanobenchRun, 'bits'> = {
+    tscKhz: TSC_HZ / 1000,
+    model: undefined,
+    problem: null,
+    results: [],
+  };
+  while (run.results.length < names.length) {
+    const left = { ...options, timeoutMs: Math.max(1, deadline - performance.now()) };
+    const next = await new Session(left, names.slice(run.results.length)).run();
+    run = { ...next, results: [...run.results, ...next.results] };
+    if (next.results.length === 0) break;
+  }
+  return run;
 }
 
 /** Counts that stand between two marks. */
@@ -180,6 +210,8 @@ class Session {
   /** The engine counts every instruction of the guest. */
   #counted = false;
   #model: NanobenchModel | undefined;
+  /** Host time of the guest's last line or mark. */
+  #lastSign = 0;
 
   constructor(options: NanobenchOptions, names: readonly NanobenchName[]) {
     this.#options = options;
@@ -187,7 +219,6 @@ class Session {
   }
 
   async run(): Promise<Omit<NanobenchRun, 'bits'>> {
-    if (this.#names.length === 0) return { tscKhz: TSC_HZ / 1000, model: undefined, results: [] };
     const machine = this.#build();
     const { model } = machine.statistics();
     this.#model = model && { mmu: model.mmu, profile: model.profile };
@@ -197,7 +228,8 @@ class Session {
     } finally {
       machine.stop();
     }
-    return { tscKhz: this.#tscKhz(), model: this.#model, results: this.#results };
+    const { problem } = machine.engineStatus;
+    return { tscKhz: this.#tscKhz(), model: this.#model, problem, results: this.#results };
   }
 
   #build(): Machine {
@@ -217,20 +249,27 @@ class Session {
 
   #toItsEnd(machine: Machine): Promise<void> {
     return new Promise((resolve, reject) => {
-      const { timeoutMs } = this.#options;
-      const timer = setTimeout(
-        () =>
-          reject(
-            new NanobenchError(`the nanobenchmark guest was not done after ${timeoutMs / 1000} s`, true),
-          ),
-        timeoutMs,
-      );
-      const fail = (error: unknown): void => {
+      const { timeoutMs, stallMs = STALL_MS } = this.#options;
+      const stop = (): void => {
         clearTimeout(timer);
+        clearInterval(watch);
+      };
+      const fail = (error: unknown): void => {
+        stop();
         reject(error instanceof Error ? error : new NanobenchError(String(error)));
       };
+      const timer = setTimeout(() => fail(this.#timedOut(timeoutMs)), timeoutMs);
+      this.#lastSign = performance.now();
+      const watch = setInterval(() => {
+        if (performance.now() - this.#lastSign < stallMs) return;
+        if (!this.#head) return fail(this.#timedOut(stallMs));
+        stop();
+        this.#stalled(stallMs);
+        resolve();
+      }, stallMs / 10);
       machine.on('serial', (port, bytes) => {
         if (port !== 0) return;
+        this.#lastSign = performance.now();
         try {
           this.#receive(bytes);
         } catch (error) {
@@ -239,12 +278,31 @@ class Session {
       });
       this.#listenForMarks(machine);
       machine.on('ended', (end) => {
-        clearTimeout(timer);
+        stop();
         if (end.kind === 'debugExit' && end.value === DONE) resolve();
         else fail(endedBadly(end));
       });
       machine.start();
     });
+  }
+
+  /** The benchmark that the guest is at; undefined after the last. */
+  #present(): NanobenchName | undefined {
+    return this.#names[this.#results.length];
+  }
+
+  #timedOut(ms: number): NanobenchError {
+    const at = this.#head ? `, in ${this.#present() ?? 'its last lines'}` : ', before its first line';
+    return new NanobenchError(`the nanobenchmark guest was not done after ${ms / 1000} s${at}`, true);
+  }
+
+  #stalled(ms: number): void {
+    const name = this.#present();
+    if (name === undefined) return;
+    const reason = `the guest did not come back from it (nothing for ${ms / 1000} s); the others were run without it`;
+    const result = { name, status: 'failed', reason } as const;
+    this.#results.push(result);
+    this.#options.onResult?.(result);
   }
 
   /**
@@ -255,6 +313,7 @@ class Session {
     machine.ports.register(NANOBENCH_MARK_PORT, NANOBENCH_MARK_PORT + 3, 'nanobench', {
       readPort: () => 0xff,
       writePort: (_port, _size, value) => {
+        this.#lastSign = performance.now();
         machine.pause();
         setImmediate(() => {
           this.#brackets.mark(value & 0xff, counts(machine));
