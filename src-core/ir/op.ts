@@ -39,6 +39,12 @@ export interface FlagSource {
   arithmetic?: FlagArithmetic;
 }
 
+/**
+ * Loads of ES, DS, FS and GS in protected mode (parameters: selector, segment register number, i32 each), and what
+ * SYSENTER and SYSEXIT do outside long mode but for RIP and RSP.
+ */
+export type QuickName = 'loadSegment' | 'sysenter' | 'sysexit';
+
 /** What an operation's emitter has to work with. All methods append to `w`. */
 export interface OpGen {
   readonly w: CodeWriter;
@@ -92,7 +98,12 @@ export interface OpGen {
   callout(callout: Callout): void;
   /** The same for the callout that the operation itself names. */
   calloutOfOp(): void;
-  /** The same for a run of string iterations (x86/string-bulk.ts), which an engine may do by itself. */
+  /**
+   * Calls what an engine has for the plain cases of an operation and pushes (i32) whether that did all there is to do; else
+   * nothing was done. It reads and writes no general register, no flags and no temporary.
+   */
+  quick(name: QuickName, parameters: () => void): void;
+  /** The same as calloutOfOp for a run of string iterations (x86/string-bulk.ts), which an engine may do by itself. */
   stringRun(): void;
   /**
    * Pushes what is in the guest's memory at the linear address in local `address` (i32 for addresses of 32 bits, else

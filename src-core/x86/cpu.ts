@@ -320,7 +320,15 @@ export class Cpu {
 
   /** An interrupt controller's hasInterrupt() may have become true. */
   interruptChanged(): void {
+    this.set32(CTL.interruptRequest, 1);
     this.onAttention();
+  }
+
+  /** Whether an interrupt controller has something to deliver. */
+  interruptWaits(): boolean {
+    if (this.interrupts.hasInterrupt()) return true;
+    this.set32(CTL.interruptRequest, 0);
+    return false;
   }
 
   /** A non-maskable interrupt. While one is being handled the next waits; more than one are one. */
@@ -347,10 +355,10 @@ export class Cpu {
     } else {
       if ((csAttributes & ATTR_DB) !== 0) key |= MODE.code32;
       if ((this.get32(SS + SEG_FIELD.attributes) & ATTR_DB) !== 0) key |= MODE.stack32;
-      if (this.#flat(DS)) key |= MODE.flatDs;
-      if (this.#flat(ES)) key |= MODE.flatEs;
-      if (this.#flat(SS)) key |= MODE.flatSs;
-      if (this.#flat(CS)) key |= MODE.flatCs;
+      if (this.isFlat(DS)) key |= MODE.flatDs;
+      if (this.isFlat(ES)) key |= MODE.flatEs;
+      if (this.isFlat(SS)) key |= MODE.flatSs;
+      if (this.isFlat(CS)) key |= MODE.flatCs;
     }
     if (long) key |= MODE.longMode;
     if ((cr0 & CR0_PE) !== 0) key |= MODE.protected;
@@ -377,7 +385,7 @@ export class Cpu {
   }
 
   /** Base 0, limit 4 GiB, usable, readable, and writable where it is data. In real and v86 mode this is never so in practice. */
-  #flat(offset: number): boolean {
+  isFlat(offset: number): boolean {
     const attributes = this.get32(offset + SEG_FIELD.attributes);
     if ((attributes & (ATTR_UNUSABLE | ATTR_P | ATTR_S)) !== (ATTR_P | ATTR_S)) return false;
     const code = (attributes & TYPE_CODE) !== 0;
@@ -391,6 +399,7 @@ export class Cpu {
 
   /** State was changed wholesale: derived fields are recomputed and cached translations of addresses dropped. */
   stateReplaced(): void {
+    this.set32(CTL.interruptRequest, 1);
     this.mmu.flush();
     this.updateMode();
   }
@@ -400,6 +409,7 @@ export class Cpu {
     this.u8.fill(0, GPR, STATE_END);
     this.u8.fill(0, 0, GPR);
     this.set32(CTL.a20Mask, 0xffffffff);
+    this.set32(CTL.interruptRequest, 1);
     this.set64(CR0, BigInt((CR0_ET | CR0_NW | CR0_CD) >>> 0));
     for (let index = 0; index < 6; index++) {
       this.setSegment(index, { selector: 0, attributes: 0x93, limit: 0xffff, base: 0n });

@@ -150,9 +150,12 @@ export function requireStackSegment(
   return descriptor;
 }
 
+/** The accessed bit in the upper half of a code or data descriptor. */
+export const DESCRIPTOR_ACCESSED = 0x100;
+
 /** Sets the accessed bit of a code or data descriptor in its table, where it isn't set yet. May throw #PF. */
 export function markAccessed(cpu: Cpu, descriptor: Descriptor): void {
-  if ((descriptor.high & 0x100) !== 0) return;
+  if ((descriptor.high & DESCRIPTOR_ACCESSED) !== 0) return;
   cpu.mmu.write8(linear(cpu, descriptor.address, 5), ((descriptor.high >>> 8) | 1) & 0xff, true);
 }
 

@@ -62,6 +62,11 @@ export const CTL = {
   callDepth: 0xa0,
   /** u32: arena address of the TLB bank for CPL 3 in the current address space. */
   userBank: 0xa4,
+  /** u32: 0 when no interrupt controller has anything to deliver, whatever RFLAGS.IF says; 1 when one may have. */
+  interruptRequest: 0xa8,
+  /** u32 counters that TypeScript collects: what wasm did of the work of callouts. */
+  quickSegmentLoads: 0xac,
+  quickSystemCalls: 0xb0,
 } as const;
 
 /** General registers in encoding order: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8..R15; 8 bytes each. */
@@ -185,6 +190,28 @@ export const TEMP_SIZE = 16;
 
 /** One past the architectural state: what a snapshot keeps is [GPR, STATE_END) plus the control words named in machine/snapshot. */
 export const STATE_END = 0x700;
+
+/**
+ * What loads of data segment registers from the GDT came to: 8 entries of 32 bytes for each of ES..GS, chosen by the
+ * selector's index modulo 8. All of it follows from the entry's key and descriptor, so an entry never goes stale.
+ */
+export const SEGMENT_MEMO = {
+  base: 0xc00,
+  entries: 8,
+  entrySize: 32,
+  /** u32: the selector | CPL << 16 | 1 << 31; 0 where nothing stands. */
+  key: 0,
+  /** u32 each: the descriptor in memory, marked as accessed. */
+  low: 4,
+  high: 8,
+  /** u32 each: fields of the segment register. */
+  attributes: 12,
+  limit: 16,
+  segmentBase: 20,
+  /** u32: 1 where the segment is flat (MODE). */
+  flat: 24,
+} as const;
+export const SEGMENT_MEMO_VALID = 0x80000000;
 
 const TLB_BASE = 77 * 1024 * 1024;
 const TLB_ENTRIES = 4096;

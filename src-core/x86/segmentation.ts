@@ -1,8 +1,10 @@
 import { ATTR_P, ATTR_S, ATTR_UNUSABLE, CR4_UMIP, TYPE_WRITABLE } from './bits.ts';
+import { defineCallout } from './callout.ts';
 import type { Cpu } from './cpu.ts';
 import {
   attributesOf,
   baseOf,
+  DESCRIPTOR_ACCESSED,
   dplOf,
   findDescriptor,
   isCode,
@@ -25,7 +27,17 @@ import {
   type Descriptor,
 } from './descriptors.ts';
 import { GuestFault, gp, ud, VECTOR } from './faults.ts';
-import { CTL, GDTR, IDTR, SEG, SEG_FIELD, SEG_SIZE, TABLE_LIMIT } from './layout.ts';
+import {
+  CTL,
+  GDTR,
+  IDTR,
+  SEG,
+  SEG_FIELD,
+  SEG_SIZE,
+  SEGMENT_MEMO,
+  SEGMENT_MEMO_VALID,
+  TABLE_LIMIT,
+} from './layout.ts';
 import { ACCESS } from './paging.ts';
 import { isCanonical, joinSigned, setSigned } from './words.ts';
 
@@ -44,8 +56,14 @@ export function loadSegmentRegister(cpu: Cpu, index: number, selector: number, s
   else if (index === SEGMENT.ss) loadStackSegment(cpu, selector);
   else loadDataSegment(cpu, index, selector);
   if (shadow && index === SEGMENT.ss) cpu.set32(CTL.interruptShadow, 3);
-  cpu.updateMode();
+  // The mode knows nothing of FS and GS.
+  if (index < SEGMENT.fs) cpu.updateMode();
 }
+
+/** a = selector (16 bits), imm = segment register number, c = 1 where a load of SS holds off interrupts. */
+export const loadSegmentCallout = defineCallout('segment.load', 'descriptor', (cpu, _dst, a, _b, imm, c) =>
+  loadSegmentRegister(cpu, imm, cpu.u16[a >> 1]!, c !== 0),
+);
 
 function loadStackSegment(cpu: Cpu, selector: number): void {
   const cpl = cpu.cpl;
@@ -71,6 +89,21 @@ function loadDataSegment(cpu: Cpu, index: number, selector: number): void {
   if ((attributes & ATTR_P) === 0) throw new GuestFault(VECTOR.NP, selectorCode(selector, 0));
   markAccessed(cpu, descriptor);
   loadSegment(cpu, index, selector, descriptor);
+  if ((selector & 4) === 0) remember(cpu, index, selector, descriptor);
+}
+
+/** Notes what a load of a data segment register from the GDT came to. */
+function remember(cpu: Cpu, index: number, selector: number, { low, high }: Descriptor): void {
+  const { base, entries, entrySize } = SEGMENT_MEMO;
+  const memo = base + (index * entries + ((selector >> 3) & (entries - 1))) * entrySize;
+  const segment = SEG + index * SEG_SIZE;
+  cpu.set32(memo + SEGMENT_MEMO.key, selector | (cpu.cpl << 16) | SEGMENT_MEMO_VALID);
+  cpu.set32(memo + SEGMENT_MEMO.low, low);
+  cpu.set32(memo + SEGMENT_MEMO.high, high | DESCRIPTOR_ACCESSED);
+  cpu.set32(memo + SEGMENT_MEMO.attributes, cpu.get32(segment + SEG_FIELD.attributes));
+  cpu.set32(memo + SEGMENT_MEMO.limit, cpu.get32(segment + SEG_FIELD.limit));
+  cpu.set32(memo + SEGMENT_MEMO.segmentBase, cpu.get32(segment + SEG_FIELD.base));
+  cpu.set32(memo + SEGMENT_MEMO.flat, cpu.isFlat(segment) ? 1 : 0);
 }
 
 /** Data, or readable code. */

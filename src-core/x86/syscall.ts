@@ -11,6 +11,7 @@ import {
   FLAG_VM,
   FLAGS_FIXED,
 } from './bits.ts';
+import { defineCallout } from './callout.ts';
 import type { Cpu } from './cpu.ts';
 import { writeSegment } from './descriptors.ts';
 import { gp, ud } from './faults.ts';
@@ -18,19 +19,19 @@ import { CTL, FLAGS_SYSTEM, MSR, RCX, RDX, RIP, RSP } from './layout.ts';
 import { SEGMENT } from './segmentation.ts';
 import { getSigned, isCanonical, setSigned } from './words.ts';
 
-/** Readable, accessed code and writable, accessed data; present, 4 KiB granular. */
-const CODE = 0xb | ATTR_S | ATTR_P | ATTR_G;
-const DATA = 0x3 | ATTR_S | ATTR_P | ATTR_G | ATTR_DB;
+/** Attributes of readable, accessed code (without its size) and writable, accessed data; present, 4 KiB granular, DPL 0. */
+export const FLAT_CODE = 0xb | ATTR_S | ATTR_P | ATTR_G;
+export const FLAT_DATA = 0x3 | ATTR_S | ATTR_P | ATTR_G | ATTR_DB;
 /** RFLAGS bits SYSRET takes from R11. */
 const SYSRET_FLAGS = 0x3c7fd7;
 const R11 = 11;
 
 /** Flat CS and SS for privilege level `level`, as the fast system call instructions load them: from no table. */
 function loadFlatCode(cpu: Cpu, selector: number, level: number, size: number): void {
-  writeSegment(cpu, SEGMENT.cs, selector, CODE | size | (level << 5), 0xffffffff, 0);
+  writeSegment(cpu, SEGMENT.cs, selector, FLAT_CODE | size | (level << 5), 0xffffffff, 0);
 }
 function loadFlatStack(cpu: Cpu, selector: number, level: number): void {
-  writeSegment(cpu, SEGMENT.ss, selector, DATA | (level << 5), 0xffffffff, 0);
+  writeSegment(cpu, SEGMENT.ss, selector, FLAT_DATA | (level << 5), 0xffffffff, 0);
 }
 
 /** SYSCALL (Intel SDM volume 2): #UD outside 64-bit mode, as on Intel's processors. `next` is the address after it. */
@@ -98,3 +99,9 @@ export function sysexit(cpu: Cpu, operandSize: number): void {
   cpu.setCpl(3);
   cpu.updateMode();
 }
+
+export const sysenterCallout = defineCallout('sysenter', 'systemCall', (cpu) => sysenter(cpu));
+/** imm = operand size in bits. */
+export const sysexitCallout = defineCallout('sysexit', 'systemCall', (cpu, _dst, _a, _b, imm) =>
+  sysexit(cpu, imm),
+);

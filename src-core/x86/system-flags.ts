@@ -50,7 +50,7 @@ export function popFlags(cpu: Cpu, image: number, operandSize: number): void {
 export function attendToFlags(cpu: Cpu): void {
   const stepping = (cpu.get32(CTL.modeKey) & MODE.single) !== 0;
   const nmi = cpu.get32(CTL.nmiPending) !== 0 && cpu.get32(CTL.nmiBlocked) === 0;
-  if (stepping || nmi || ((cpu.get32(FLAGS_SYSTEM) & FLAG_IF) !== 0 && cpu.interrupts.hasInterrupt())) {
+  if (stepping || nmi || ((cpu.get32(FLAGS_SYSTEM) & FLAG_IF) !== 0 && cpu.interruptWaits())) {
     cpu.onAttention();
   }
 }

@@ -151,6 +151,9 @@ export class SoftwareEngine implements Engine {
       locateLoad: instance.exports.locateLoad as WebAssembly.ExportValue,
       locateStore: instance.exports.locateStore as WebAssembly.ExportValue,
       stringRun: instance.exports.stringRun as WebAssembly.ExportValue,
+      loadSegment: instance.exports.loadSegment as WebAssembly.ExportValue,
+      sysenter: instance.exports.sysenter as WebAssembly.ExportValue,
+      sysexit: instance.exports.sysexit as WebAssembly.ExportValue,
       callout: (id: number, uop: number) => this.#regionCallout(id, uop),
       slowLoad: (lo: number, hi: number, info: number, uop: number) =>
         this.#adaptedAccess(lo, hi, info, uop, false),
@@ -206,7 +209,7 @@ export class SoftwareEngine implements Engine {
           if (deliverInterrupt(cpu, VECTOR.NMI, { type: 'nmi' }) === 'shutdown') return 'shutdown';
           continue;
         }
-        if (shadow === 0 && cpu.interruptible && cpu.interrupts.hasInterrupt()) {
+        if (shadow === 0 && cpu.interruptible && cpu.interruptWaits()) {
           const vector = cpu.interrupts.acknowledge();
           if (vector >= 0) {
             if (deliverInterrupt(cpu, vector, { type: 'external' }) === 'shutdown') return 'shutdown';
@@ -631,6 +634,14 @@ export class SoftwareEngine implements Engine {
     accounting.instructions += executed;
     accounting.count('slice');
     this.#cpu.mmu.collectCounts();
+    const quickly = (reason: ExitReason, counter: number): void => {
+      const count = this.#cpu.get32(counter);
+      if (count === 0) return;
+      accounting.count(reason, count);
+      this.#cpu.set32(counter, 0);
+    };
+    quickly('descriptor', CTL.quickSegmentLoads);
+    quickly('systemCall', CTL.quickSystemCalls);
     const counts = this.#calloutCounts;
     for (let id = 0; id < counts.length; id++) {
       const count = counts[id]!;

@@ -8,4 +8,5 @@ import './float-x87-moves.ts';
 import './float.ts';
 import './memory.ts';
 import './simd.ts';
+import './system.ts';
 import './system-flags.ts';

@@ -1,5 +1,6 @@
 import { I32, i32, i64 } from '../../wasm/opcodes.ts';
 import {
+  CR4_SMAP,
   FLAG_AC,
   FLAG_DF,
   FLAG_ID,
@@ -11,7 +12,8 @@ import {
   FLAG_VM,
   FLAGS_ARITHMETIC,
 } from '../../x86/bits.ts';
-import { CTL, FLAGS_SYSTEM } from '../../x86/layout.ts';
+import { CR4, CTL, FLAGS_SYSTEM, TLB } from '../../x86/layout.ts';
+import { MODE } from '../../x86/mode.ts';
 import { popfCallout, stiCallout } from '../../x86/system-flags.ts';
 import { defineOp } from '../op.ts';
 import { pushArithmeticFlags, setArithmeticFlags } from './flags.ts';
@@ -27,12 +29,51 @@ defineOp('cli', 64, { reads: '', writes: false }, (g) => {
   });
 });
 
-// IF = 1; when it was 0, by the callout, which makes the interrupt shadow and looks whether an interrupt waits.
+// IF = 1; when it was 0 the interrupt shadow is made. Where something may be waiting for that, the callout looks.
 defineOp('sti', 64, { reads: '', writes: false, leaves: true }, (g) => {
+  const { w } = g;
   g.state32(FLAGS_SYSTEM);
-  g.w.i32Const(FLAG_IF).op(i32.and).op(i32.eqz).if();
+  w.i32Const(FLAG_IF).op(i32.and).op(i32.eqz).if();
+  g.state32(CTL.interruptRequest);
+  g.state32(CTL.nmiPending);
+  w.op(i32.or);
+  g.state32(CTL.modeKey);
+  w.i32Const(MODE.single).op(i32.and).op(i32.or).if();
   g.callout(stiCallout);
-  g.w.end();
+  w.else();
+  g.setState32(FLAGS_SYSTEM, () => {
+    g.state32(FLAGS_SYSTEM);
+    w.i32Const(FLAG_IF).op(i32.or);
+  });
+  g.setState32(CTL.interruptShadow, () => {
+    g.state32(CTL.interruptShadow);
+    w.i32Const(1).op(i32.or);
+  });
+  w.end();
+  w.end();
+});
+
+// AC = 0: user pages are shut where CR4.SMAP says so. At level 0 AC changes nothing else of the mode.
+defineOp('clac', 64, { reads: '', writes: false }, (g) => {
+  const { w } = g;
+  g.setState32(FLAGS_SYSTEM, () => {
+    g.state32(FLAGS_SYSTEM);
+    w.i32Const(~FLAG_AC).op(i32.and);
+  });
+  g.setState32(CTL.tlbBank, () => {
+    w.i32Const(TLB.bankSupervisorSmap).i32Const(TLB.bankSupervisor);
+    g.state32(CR4);
+    w.i32Const(CR4_SMAP).op(i32.and).select();
+  });
+});
+
+// AC = 1: user pages are open.
+defineOp('stac', 64, { reads: '', writes: false }, (g) => {
+  g.setState32(FLAGS_SYSTEM, () => {
+    g.state32(FLAGS_SYSTEM);
+    g.w.i32Const(FLAG_AC).op(i32.or);
+  });
+  g.setState32(CTL.tlbBank, () => g.w.i32Const(TLB.bankSupervisor));
 });
 
 // The instruction after STI: no event can come between them in a block, so the shadow has done its work.

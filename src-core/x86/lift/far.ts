@@ -5,11 +5,11 @@ import { callFar, jumpFar, returnFar, type OperandSize } from '../far.ts';
 import { VECTOR } from '../faults.ts';
 import { deliverInterrupt, type EventType } from '../interrupts.ts';
 import { interruptReturn } from '../iret.ts';
-import { RIP } from '../layout.ts';
+import { MSR, RCX, RDX, RIP, RSP } from '../layout.ts';
 import { MODE } from '../mode.ts';
 import type { Loc } from '../../ir/op.ts';
 import { attendToFlags } from '../system-flags.ts';
-import { syscall, sysenter, sysexit, sysret } from '../syscall.ts';
+import { syscall, sysenterCallout, sysexitCallout, sysret } from '../syscall.ts';
 import { getSigned, setSigned } from '../words.ts';
 import { type LiftContext, UndefinedInstruction } from './context.ts';
 import { claimFarTransfers } from './control.ts';
@@ -54,9 +54,6 @@ const sysretCallout = defineCallout('sysret', 'systemCall', (cpu, _dst, _a, _b, 
   sysret(cpu, imm);
   attendToFlags(cpu);
 });
-const sysenterCallout = defineCallout('sysenter', 'systemCall', (cpu) => sysenter(cpu));
-/** imm = operand size in bits. */
-const sysexitCallout = defineCallout('sysexit', 'systemCall', (cpu, _dst, _a, _b, imm) => sysexit(cpu, imm));
 
 /** Goes on at the RIP a callout has set; where that set IF or TF it has ended the run in progress (attendToFlags). */
 function continueAtRip(cx: LiftContext): void {
@@ -152,11 +149,27 @@ lift(Mnemonic.Into, (cx) => {
   continueAtRip(cx);
 });
 
+/** SYSENTER and SYSEXIT where they need no callout as a rule. */
+function isPlain({ modeKey }: LiftContext): boolean {
+  return (modeKey & (MODE.protected | MODE.longMode | MODE.single | MODE.v86)) === MODE.protected;
+}
+
+/** Goes on at the 32-bit address in a slot, with the stack pointer from another. */
+function goOn({ b }: LiftContext, stackPointer: Loc, target: Loc): void {
+  b.op('mov.32', { dst: RSP, a: stackPointer });
+  b.op('jind', { a: b.op('zext.32.64', { dst: b.temp(), a: target }) });
+}
+
 lift(Mnemonic.Syscall, (cx) => {
   cx.b.callout(syscallCallout, { a: cx.nextIp() });
   continueAtRip(cx);
 });
 lift(Mnemonic.Sysenter, (cx) => {
+  if (isPlain(cx)) {
+    cx.b.op('sysenter', {});
+    goOn(cx, MSR.sysenterEsp, MSR.sysenterEip);
+    return;
+  }
   cx.b.callout(sysenterCallout);
   continueAtRip(cx);
 });
@@ -165,6 +178,11 @@ lift([Mnemonic.Sysret, Mnemonic.Sysretq], (cx) => {
   continueAtRip(cx);
 });
 lift([Mnemonic.Sysexit, Mnemonic.Sysexitq], (cx) => {
+  if (isPlain(cx)) {
+    cx.b.op('sysexit', { imm: operandSize(cx) });
+    goOn(cx, RCX, RDX);
+    return;
+  }
   cx.b.callout(sysexitCallout, { imm: operandSize(cx) });
   continueAtRip(cx);
 });

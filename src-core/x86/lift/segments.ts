@@ -9,7 +9,7 @@ import {
   accessRights,
   adjustRpl,
   loadLdtr,
-  loadSegmentRegister,
+  loadSegmentCallout,
   loadTable,
   loadTr,
   segmentLimit,
@@ -25,10 +25,6 @@ import { loadFarPointer } from './far.ts';
 import { claimSpecialMove } from './integer.ts';
 import { lift } from './table.ts';
 
-/** a = selector (16 bits), imm = segment register number, c = 1 where a load of SS holds off interrupts. */
-const loadSegmentCallout = defineCallout('segment.load', 'descriptor', (cpu, _dst, a, _b, imm, c) =>
-  loadSegmentRegister(cpu, imm, cpu.u16[a >> 1]!, c !== 0),
-);
 /** dst = selector (64 bits), imm = segment register number. */
 const storeSystemCallout = defineCallout('segment.storeSystem', 'descriptor', (cpu, dst, _a, _b, imm) =>
   setResult(cpu, dst, storeSystemSelector(cpu, imm), 64),
@@ -111,6 +107,13 @@ function selectorPlace(segment: number): Loc {
   return SEG + segment * SEG_SIZE + SEG_FIELD.selector;
 }
 
+/** Loads a segment register; `shadow`: a load of SS holds off interrupts. */
+function load(cx: LiftContext, segment: number, selector: Loc, shadow: boolean): void {
+  const quick = cx.protectedMode && !cx.v86 && segment !== SEGMENT.ss;
+  if (quick) cx.b.op('segment.load', { a: selector, imm: segment });
+  else cx.b.callout(loadSegmentCallout, { a: selector, imm: segment, c: shadow ? 1 : 0 });
+}
+
 /** The end of an instruction that loaded a segment register: what of the mode the block was made for may have changed. */
 function endAfterLoad(cx: LiftContext, segment: number, shadow: boolean): void {
   if (segment === SEGMENT.ss && shadow) cx.endBlock();
@@ -121,11 +124,11 @@ function endAfterLoad(cx: LiftContext, segment: number, shadow: boolean): void {
 
 // MOV to and from segment registers.
 claimSpecialMove((cx) => {
-  const { b, insn } = cx;
+  const { insn } = cx;
   const target = cx.isRegister(0) ? segmentNumber(insn.opRegister(0)) : -1;
   if (target >= 0) {
     if (target === SEGMENT.cs) throw new UndefinedInstruction();
-    b.callout(loadSegmentCallout, { a: cx.read(1, 16), imm: target, c: 1 });
+    load(cx, target, cx.read(1, 16), true);
     endAfterLoad(cx, target, true);
     return true;
   }
@@ -161,7 +164,7 @@ claimSegmentPushPop((cx) => {
   }
   if (segment === SEGMENT.cs) throw new UndefinedInstruction();
   const { value, pointer } = cx.peek(stackBits(cx));
-  b.callout(loadSegmentCallout, { a: value, imm: segment, c: 1 });
+  load(cx, segment, value, true);
   cx.setStackPointer(pointer);
   endAfterLoad(cx, segment, true);
   return true;
@@ -174,7 +177,7 @@ function loadPointer(segment: number) {
     const bits = cx.bits(0);
     if (bits === 8) throw new UndefinedInstruction();
     const { offset, selector } = loadFarPointer(cx, bits);
-    cx.b.callout(loadSegmentCallout, { a: selector, imm: segment });
+    load(cx, segment, selector, false);
     cx.b.op(`mov.${bits}`, { dst: cx.register(0), a: offset });
     endAfterLoad(cx, segment, false);
   };

@@ -57,8 +57,8 @@ lift(Mnemonic.Lmsw, (cx) => {
   cx.endBlock();
 });
 
-lift(Mnemonic.Clac, (cx) => cx.b.callout(setAc, { imm: 0 }));
-lift(Mnemonic.Stac, (cx) => cx.b.callout(setAc, { imm: 1 }));
+lift(Mnemonic.Clac, (cx) => (cx.cpl === 0 ? cx.b.op('clac', {}) : cx.b.callout(setAc, { imm: 0 })));
+lift(Mnemonic.Stac, (cx) => (cx.cpl === 0 ? cx.b.op('stac', {}) : cx.b.callout(setAc, { imm: 1 })));
 
 // Emulated in the block: nothing to check but CPL, which is part of the mode.
 lift(Mnemonic.Swapgs, (cx) => {

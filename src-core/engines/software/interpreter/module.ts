@@ -7,6 +7,7 @@ import {
   type OpDef,
   type OpGen,
   ops,
+  type QuickName,
 } from '../../../ir/op.ts';
 import { emitDeferredFlags } from '../../../ir/ops/arithmetic.ts';
 import '../../../ir/ops/index.ts';
@@ -18,6 +19,7 @@ import { SLOW } from '../../../x86/mmu.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { BLOCK, ENTRY, EXIT, LOOKUP, REGION, RESUMES_PER_LOOK, SITE, UOP } from '../exit.ts';
 import { emitLocate, emitRefill } from '../mmu/refill.ts';
+import { emitQuick, type QuickFunctions } from './quick.ts';
 import { emitStringRun } from './string-run.ts';
 
 /** What the interpreter calls in TypeScript. All return 0 to go on, 1 when a fault was recorded. */
@@ -30,8 +32,8 @@ export interface InterpreterImports {
   callout(id: number, uop: number): number;
 }
 
-/** Indices of functions that operations call: imported ones, refill (see emitRefill) and stringRun (emitStringRun). */
-interface Imports {
+/** Indices of functions that operations call: imported ones, refill (see emitRefill) and what operations do quickly. */
+interface Imports extends QuickFunctions {
   refill: number;
   stringRun: number;
   slowLoad: number;
@@ -211,6 +213,11 @@ class InterpreterGen implements OpGen {
     this.w.end();
   }
 
+  quick(name: QuickName, parameters: () => void): void {
+    parameters();
+    this.w.call(this.#imports[name]);
+  }
+
   /** An address as an i64 local. */
   #wideAddress(address: number, width: 32 | 64): number {
     if (width === 64) return address;
@@ -388,7 +395,9 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   module.export('tracedStore', tracedStore);
   const stringRun = emitStringRun(module);
   module.export('stringRun', stringRun);
-  const imports: Imports = { ...imported, refill, stringRun };
+  const quick = emitQuick(module);
+  for (const [name, index] of Object.entries(quick)) module.export(name, index);
+  const imports: Imports = { ...imported, ...quick, refill, stringRun };
   const { locateLoad, locateStore } = emitLocate(module, refill);
   module.export('locateLoad', locateLoad);
   module.export('locateStore', locateStore);

@@ -1,4 +1,13 @@
-import type { AccessBytes, Bits, FlagArithmetic, FlagSource, IrOp, Loc, OpGen } from '../../../ir/op.ts';
+import type {
+  AccessBytes,
+  Bits,
+  FlagArithmetic,
+  FlagSource,
+  IrOp,
+  Loc,
+  OpGen,
+  QuickName,
+} from '../../../ir/op.ts';
 import { flagsKindOf } from '../../../ir/ops/arithmetic.ts';
 import { ACCESS_INFO } from '../../../ir/ops/memory.ts';
 import { I32, I64, i32, i64, v128, type ValueType } from '../../../wasm/opcodes.ts';
@@ -730,6 +739,7 @@ export class RegionGen implements OpGen {
   setState32(offset: number, value: () => void): void {
     this.w.i32Const(0);
     value();
+    if (offset === CTL.tlbBank) this.w.tee(this.#bank);
     this.w.mem(i32.store, offset);
   }
   setState64(offset: number, value: () => void): void {
@@ -752,6 +762,10 @@ export class RegionGen implements OpGen {
   }
   stringRun(): void {
     this.#call(this.#calloutOfOp(), this.#imports.stringRun);
+  }
+  quick(name: QuickName, parameters: () => void): void {
+    parameters();
+    this.w.call(this.#imports[name]);
   }
   #calloutOfOp(): number {
     if (!this.#op.callout) throw new Error('an operation without a callout');

@@ -21,6 +21,10 @@ export interface RegionImports {
   slowStore: number;
   /** (micro-op) -> whether a run of string iterations is done, or its callout must look at it (emitStringRun). */
   stringRun: number;
+  /** Quick, each with its parameters -> whether it did all there is to do (emitQuick). */
+  loadSegment: number;
+  sysenter: number;
+  sysexit: number;
   /** (callout id, micro-op) -> 0 to go on, or what the region returns (REGION), CTL.exitUop set. */
   callout: number;
 }
@@ -37,6 +41,9 @@ export function declareRegionImports(module: ModuleWriter): RegionImports {
     slowLoad: module.importFunction('slowLoad', [I32, I32, I32, I32], [I32]),
     slowStore: module.importFunction('slowStore', [I32, I32, I32, I32], [I32]),
     stringRun: module.importFunction('stringRun', [I32], [I32]),
+    loadSegment: module.importFunction('loadSegment', [I32, I32], [I32]),
+    sysenter: module.importFunction('sysenter', [], [I32]),
+    sysexit: module.importFunction('sysexit', [], [I32]),
     callout: module.importFunction('callout', [I32, I32], [I32]),
   };
 }

@@ -1,0 +1,221 @@
+import type { QuickName } from '../../../ir/op.ts';
+import { I32, I64, i32, i64 } from '../../../wasm/opcodes.ts';
+import { CodeWriter, type ModuleWriter } from '../../../wasm/writer.ts';
+import { ATTR_DB, ATTR_UNUSABLE, CR4_SMAP, FLAG_AC, FLAG_IF } from '../../../x86/bits.ts';
+import {
+  CR4,
+  CS,
+  CTL,
+  FLAGS_SYSTEM,
+  GDTR,
+  MSR,
+  SEG,
+  SEG_FIELD,
+  SEG_SIZE,
+  SEGMENT_MEMO,
+  SEGMENT_MEMO_VALID,
+  SS,
+  TABLE_LIMIT,
+  TLB,
+} from '../../../x86/layout.ts';
+import { MODE } from '../../../x86/mode.ts';
+import { SEGMENT } from '../../../x86/segmentation.ts';
+import { FLAT_CODE, FLAT_DATA } from '../../../x86/syscall.ts';
+
+/** Function indices of what `emitQuick` defines. */
+export type QuickFunctions = Record<QuickName, number>;
+
+/**
+ * Emits the plain cases of what callouts do with every system call (OpGen.quick): each function returns 1 when it has
+ * done all, or 0 with nothing done. test/x86/quick.test.ts holds them to the callouts.
+ */
+export function emitQuick(module: ModuleWriter): QuickFunctions {
+  const define = (parameters: number, body: (w: CodeWriter) => void): number => {
+    const index = module.declare(new Array<typeof I32>(parameters).fill(I32), [I32]);
+    const w = new CodeWriter(parameters);
+    body(w);
+    module.define(index, w);
+    return index;
+  };
+  return { loadSegment: define(2, loadSegment), sysenter: define(0, sysenter), sysexit: define(0, sysexit) };
+}
+
+function refuseIf(w: CodeWriter): void {
+  w.if().i32Const(0).return().end();
+}
+
+function state(w: CodeWriter, offset: number): CodeWriter {
+  return w.i32Const(0).mem(i32.load, offset);
+}
+
+function setState(w: CodeWriter, offset: number, value: () => void): void {
+  w.i32Const(0);
+  value();
+  w.mem(i32.store, offset);
+}
+
+function count(w: CodeWriter, counter: number): void {
+  setState(w, counter, () => state(w, counter).i32Const(1).op(i32.add));
+}
+
+/** Pushes the bank of the supervisor; `always` as of an implicit access, which obeys SMAP whatever RFLAGS.AC says. */
+function supervisorBank(w: CodeWriter, always: boolean): void {
+  w.i32Const(TLB.bankSupervisorSmap).i32Const(TLB.bankSupervisor);
+  state(w, CR4).i32Const(CR4_SMAP).op(i32.and).i32Const(0).op(i32.ne);
+  if (!always) state(w, FLAGS_SYSTEM).i32Const(FLAG_AC).op(i32.and).op(i32.eqz).op(i32.and);
+  w.select();
+}
+
+/** A null selector, or one whose descriptor is the one a callout found good (SEGMENT_MEMO). The mode stays what it is. */
+function loadSegment(w: CodeWriter): void {
+  const selector = 0;
+  const index = 1;
+  const memo = w.local(I32);
+  const register = w.local(I32);
+  /** What of the mode the segment decides. */
+  const decides = w.local(I32);
+  const entry = w.local(I32);
+  const address = w.local(I64);
+  const field = (offset: number, value: () => void): void => {
+    w.get(register);
+    value();
+    w.mem(i32.store, SEG + offset);
+  };
+  w.get(index).i32Const(SEG_SIZE).op(i32.mul).set(register);
+  w.i32Const(MODE.flatDs).i32Const(MODE.flatEs).get(index).i32Const(SEGMENT.ds).op(i32.eq).select();
+  w.i32Const(0);
+  w.get(index).i32Const(SEGMENT.fs).op(i32.lt_u);
+  state(w, CTL.modeKey).i32Const(MODE.codeSizeMask).op(i32.and).i32Const(MODE.code64).op(i32.ne).op(i32.and);
+  w.select().set(decides);
+
+  w.get(selector).i32Const(0xfffc).op(i32.and).op(i32.eqz).if();
+  state(w, CTL.modeKey).get(decides).op(i32.and);
+  refuseIf(w);
+  field(SEG_FIELD.attributes, () => w.i32Const(ATTR_UNUSABLE));
+  field(SEG_FIELD.limit, () => w.i32Const(0));
+  field(SEG_FIELD.base, () => w.i32Const(0));
+  w.else();
+  w.get(index).i32Const(SEGMENT_MEMO.entries).op(i32.mul);
+  w.get(selector).i32Const(3).op(i32.shr_u);
+  w.i32Const(SEGMENT_MEMO.entries - 1)
+    .op(i32.and)
+    .op(i32.add);
+  w.i32Const(SEGMENT_MEMO.entrySize).op(i32.mul).set(memo);
+  const noted = (offset: number): CodeWriter => w.get(memo).mem(i32.load, SEGMENT_MEMO.base + offset);
+  noted(SEGMENT_MEMO.key).get(selector);
+  state(w, CTL.cpl).i32Const(16).op(i32.shl).op(i32.or);
+  w.i32Const(SEGMENT_MEMO_VALID | 0)
+    .op(i32.or)
+    .op(i32.ne);
+  refuseIf(w);
+  w.get(selector).i32Const(7).op(i32.or);
+  state(w, GDTR + TABLE_LIMIT).op(i32.gt_u);
+  refuseIf(w);
+  w.i32Const(0)
+    .mem(i64.load, GDTR)
+    .get(selector)
+    .i32Const(0xfff8)
+    .op(i32.and)
+    .op(i64.extend_i32_u)
+    .op(i64.add);
+  w.set(address);
+  state(w, CTL.modeKey).i32Const(MODE.longMode).op(i32.and).op(i32.eqz).if();
+  w.get(address).i64Const(0xffffffffn).op(i64.and).set(address);
+  w.end();
+  // Eight aligned bytes cross no page.
+  w.get(address).op(i32.wrap_i64).i32Const(7).op(i32.and);
+  refuseIf(w);
+  w.get(address).i64Const(12n).op(i64.shr_u).op(i32.wrap_i64);
+  w.i32Const(TLB.entries - 1)
+    .op(i32.and)
+    .i32Const(Math.log2(TLB.entrySize))
+    .op(i32.shl);
+  supervisorBank(w, true);
+  w.op(i32.add).tee(entry).mem(i64.load, TLB.readTag);
+  w.get(address).i64Const(-4096n).op(i64.and).op(i64.ne);
+  refuseIf(w);
+  w.get(address)
+    .op(i32.wrap_i64)
+    .get(entry)
+    .mem(i32.load, TLB.addend)
+    .op(i32.add)
+    .tee(entry)
+    .mem(i32.load, 0);
+  noted(SEGMENT_MEMO.low).op(i32.ne);
+  w.get(entry).mem(i32.load, 4);
+  noted(SEGMENT_MEMO.high).op(i32.ne).op(i32.or);
+  refuseIf(w);
+  state(w, CTL.modeKey).get(decides).op(i32.and);
+  w.get(decides).i32Const(0);
+  noted(SEGMENT_MEMO.flat).select().op(i32.ne);
+  refuseIf(w);
+  field(SEG_FIELD.attributes, () => noted(SEGMENT_MEMO.attributes));
+  field(SEG_FIELD.limit, () => noted(SEGMENT_MEMO.limit));
+  field(SEG_FIELD.base, () => noted(SEGMENT_MEMO.segmentBase));
+  w.end();
+  field(SEG_FIELD.selector, () => w.get(selector));
+  field(SEG_FIELD.base + 4, () => w.i32Const(0));
+  count(w, CTL.quickSegmentLoads);
+  w.i32Const(1);
+}
+
+/** Leaves what a debugger looks at, virtual-8086 mode and long mode to the callouts. */
+function refuseMode(w: CodeWriter): void {
+  state(w, CTL.modeKey)
+    .i32Const(MODE.single | MODE.v86 | MODE.longMode)
+    .op(i32.and);
+  refuseIf(w);
+}
+
+/** CS and SS as the fast system call instructions load them, and the mode that comes of it. `selector` is the code's. */
+function enter(w: CodeWriter, selector: number, cpl: number): void {
+  const load = (register: number, offset: number, attributes: number): void => {
+    setState(w, register + SEG_FIELD.selector, () =>
+      w.get(selector).i32Const(offset).op(i32.add).i32Const(0xffff).op(i32.and),
+    );
+    setState(w, register + SEG_FIELD.attributes, () => w.i32Const(attributes | (cpl << 5)));
+    setState(w, register + SEG_FIELD.limit, () => w.i32Const(-1));
+    w.i32Const(0)
+      .i64Const(0n)
+      .mem(i64.store, register + SEG_FIELD.base);
+  };
+  load(CS, 0, FLAT_CODE | ATTR_DB);
+  load(SS, 8, FLAT_DATA);
+  setState(w, CTL.cpl, () => w.i32Const(cpl));
+  setState(w, CTL.modeKey, () => {
+    state(w, CTL.modeKey)
+      .i32Const(MODE.flatDs | MODE.flatEs | MODE.protected)
+      .op(i32.and);
+    w.i32Const(MODE.code32 | MODE.stack32 | MODE.flatSs | MODE.flatCs | (cpl << MODE.cplShift)).op(i32.or);
+  });
+  w.i32Const(0).i64Const(0n).mem(i64.store, CTL.codeBase);
+  setState(w, CTL.codeLimit, () => w.i32Const(-1));
+  count(w, CTL.quickSystemCalls);
+}
+
+function sysenter(w: CodeWriter): void {
+  const selector = w.local(I32);
+  refuseMode(w);
+  state(w, MSR.sysenterCs).i32Const(0xfffc).op(i32.and).tee(selector).op(i32.eqz);
+  refuseIf(w);
+  setState(w, FLAGS_SYSTEM, () => state(w, FLAGS_SYSTEM).i32Const(~FLAG_IF).op(i32.and));
+  enter(w, selector, 0);
+  setState(w, CTL.tlbBank, () => supervisorBank(w, false));
+  w.i32Const(1);
+}
+
+function sysexit(w: CodeWriter): void {
+  const selector = w.local(I32);
+  refuseMode(w);
+  state(w, CTL.cpl);
+  refuseIf(w);
+  // #AC may come to life.
+  state(w, FLAGS_SYSTEM).i32Const(FLAG_AC).op(i32.and);
+  refuseIf(w);
+  state(w, MSR.sysenterCs).i32Const(0xfffc).op(i32.and).tee(selector).op(i32.eqz);
+  refuseIf(w);
+  w.get(selector).i32Const(16).op(i32.add).i32Const(3).op(i32.or).set(selector);
+  enter(w, selector, 3);
+  setState(w, CTL.tlbBank, () => state(w, CTL.userBank));
+  w.i32Const(1);
+}
