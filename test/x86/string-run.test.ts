@@ -1,4 +1,5 @@
 import { describe, expect, it } from 'vitest';
+import { emitRefill } from '../../src-core/engines/software/mmu/refill.ts';
 import { emitStringRun } from '../../src-core/engines/software/interpreter/string-run.ts';
 import { UOP } from '../../src-core/engines/software/exit.ts';
 import { ARENA } from '../../src-core/machine/arena.ts';
@@ -15,7 +16,7 @@ const CASES = 4000;
 /** The wasm function, bound to a vCPU's arena. */
 function bind({ cpu }: Vcpu): (uop: number) => number {
   const module = new ModuleWriter();
-  module.export('stringRun', emitStringRun(module));
+  module.export('stringRun', emitStringRun(module, emitRefill(module).refill));
   const { memory, buffer } = cpu.arena;
   const { exports } = new WebAssembly.Instance(
     new WebAssembly.Module(module.finish(buffer.byteLength / 65536)),

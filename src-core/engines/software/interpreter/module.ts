@@ -393,7 +393,7 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   };
   const { refill, tracedStore } = emitRefill(module);
   module.export('tracedStore', tracedStore);
-  const stringRun = emitStringRun(module);
+  const stringRun = emitStringRun(module, refill);
   module.export('stringRun', stringRun);
   const quick = emitQuick(module);
   for (const [name, index] of Object.entries(quick)) module.export(name, index);

@@ -2,6 +2,7 @@ import { I32, I64, i32, i64 } from '../../../wasm/opcodes.ts';
 import { CodeWriter, type ModuleWriter } from '../../../wasm/writer.ts';
 import { FLAG_DF } from '../../../x86/bits.ts';
 import { CTL, FLAGS_SYSTEM, RAX, RCX, RDI, RSI, TLB } from '../../../x86/layout.ts';
+import { SLOW } from '../../../x86/mmu.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { BULK, repMovsRun, RUN_MIN } from '../../../x86/string-bulk.ts';
 import { UOP } from '../exit.ts';
@@ -10,17 +11,18 @@ const PAGE = 4096;
 
 /**
  * Emits `stringRun(uop)`: what the bulk callouts of x86/string-bulk.ts do, for flat segments, addresses of 32 and 64 bits
- * and pages that the TLB knows. Returns 0, with nothing done, when it is the callout's to decide. The vCPU state is in
+ * and plain pages, which `refill` (emitRefill) puts into the TLB. Returns 0, with nothing done, when it is the callout's to decide. The vCPU state is in
  * the arena; test/x86/string-run.test.ts holds it to the callouts.
  */
-export function emitStringRun(module: ModuleWriter): number {
+export function emitStringRun(module: ModuleWriter, refill: number): number {
   const index = module.declare([I32], [I32]);
-  module.define(index, new StringRun().emit());
+  module.define(index, new StringRun(refill).emit());
   return index;
 }
 
 class StringRun {
   readonly w = new CodeWriter(1);
+  readonly #refill: number;
   readonly #uop = 0;
   readonly #imm = this.w.local(I32);
   readonly #moves = this.w.local(I32);
@@ -31,6 +33,10 @@ class StringRun {
   readonly #source = this.w.local(I32);
   readonly #target = this.w.local(I32);
   readonly #entry = this.w.local(I32);
+
+  constructor(refill: number) {
+    this.#refill = refill;
+  }
 
   emit(): CodeWriter {
     const { w } = this;
@@ -50,6 +56,9 @@ class StringRun {
     w.end();
     this.#nothingIf(() => w.get(this.#times).i32Const(RUN_MIN).op(i32.lt_u));
     w.get(this.#times).get(this.#imm).i32Const(BULK.sizeMask).op(i32.and).op(i32.shl).set(this.#bytes);
+    w.get(this.#moves).if();
+    this.#locate(this.#from, TLB.readTag, this.#source);
+    w.end();
     this.#locate(this.#to, TLB.writeTag, this.#target);
     w.get(this.#moves).if();
     this.#move();
@@ -134,8 +143,26 @@ class StringRun {
     w.get(this.#imm).i32Const(BULK.sizeMask).op(i32.and).op(i32.shr_u);
   }
 
-  /** Arena address of a linear address, by the TLB. */
+  /** Arena address of a linear address, by the TLB. A page that is watched is not there for stores. */
   #locate(linear: number, tag: number, arena: number): void {
+    const { w } = this;
+    const halves = (): CodeWriter =>
+      w.get(linear).op(i32.wrap_i64).get(linear).i64Const(32n).op(i64.shr_u).op(i32.wrap_i64);
+    this.#pushMiss(linear, tag);
+    w.if();
+    halves()
+      .i32Const(1 | (tag === TLB.writeTag ? SLOW.writeIntent : 0))
+      .call(this.#refill);
+    w.op(i32.eqz);
+    this.#refuseIf();
+    this.#pushMiss(linear, tag);
+    this.#refuseIf();
+    w.end();
+    w.get(linear).op(i32.wrap_i64).get(this.#entry).mem(i32.load, TLB.addend).op(i32.add).set(arena);
+  }
+
+  /** Pushes whether the TLB lacks a page. */
+  #pushMiss(linear: number, tag: number): void {
     const { w } = this;
     w.get(linear).i64Const(12n).op(i64.shr_u).op(i32.wrap_i64);
     w.i32Const(TLB.entries - 1)
@@ -144,13 +171,10 @@ class StringRun {
       .op(i32.shl);
     w.i32Const(0).mem(i32.load, CTL.tlbBank).op(i32.add).tee(this.#entry).mem(i64.load, tag);
     w.get(linear).i64Const(BigInt(-PAGE)).op(i64.and).op(i64.ne);
-    this.#refuseIf();
-    w.get(linear).op(i32.wrap_i64).get(this.#entry).mem(i32.load, TLB.addend).op(i32.add).set(arena);
   }
 
   #move(): void {
     const { w } = this;
-    this.#locate(this.#from, TLB.readTag, this.#source);
     // An overlapping copy upwards repeats what it has just written: element by element only.
     this.#nothingIf(() => {
       w.get(this.#target).get(this.#source).op(i32.gt_u);
