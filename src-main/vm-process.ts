@@ -46,7 +46,11 @@ class VmProcess {
         }),
       reset: () => this.#do((machine) => machine.reset()),
       powerButton: () => this.#do((machine) => machine.powerButton()),
-      switchEngine: ({ target, probe }) => this.#started().switchEngine(target, probe ?? undefined),
+      switchEngine: async ({ target, probe }) => {
+        const machine = this.#started();
+        await machine.prepareEngine(target, probe ?? undefined);
+        return machine.switchEngine(target, probe ?? undefined);
+      },
       serialInput: ({ port, bytes }) => this.#do((machine) => machine.sendSerial(port, bytes)),
       serialAck: ({ port, length }) => this.#do((machine) => this.#acknowledge(machine, port, length)),
       saveSnapshot: ({ path }) => this.#saveSnapshot(path),

@@ -106,7 +106,22 @@ export class EngineSet {
     }
   }
 
-  /** Loads what a hardware engine needs and is slow to come, so that the first change to one is not. */
+  /**
+   * `get` in steps of a few ms at most, so that the guest can go on between them.
+   * @throws EngineUnavailableError, KvmError
+   */
+  *prepare(target: EngineTarget): Generator<void, void> {
+    const wanted = this.#complete(target);
+    if (this.#made.has(keyOf(wanted))) return;
+    if (wanted.kind === 'hardware' && wanted.accelerator === 'kvm') {
+      this.warmUp();
+      yield;
+    }
+    this.get(target);
+    yield;
+  }
+
+  /** Loads what a hardware engine needs and is slow to come. */
   warmUp(): void {
     libc();
   }

@@ -116,11 +116,28 @@ export class EngineSelector {
   }
 
   /** For its present state, and for what an operating system that is still booting will come to use. */
-  #requireFit(engine: Engine): void {
-    if (engine.accelerator !== 'kvm' || !this.#probe) return;
+  #requireFit({ accelerator }: Pick<Engine, 'accelerator'> | EngineName): void {
+    if (accelerator !== 'kvm' || !this.#probe) return;
     const system = this.#system;
     const reason = unfitFor(this.#cpu, this.#probe) ?? (system && unfitForSystem(system, this.#probe));
     if (reason !== undefined) throw hardwareRefused('unfit', reason);
+  }
+
+  /**
+   * Makes the engine that a change to a target needs, in steps between which the guest can go on. What is in the way of
+   * that is left for the change to tell.
+   */
+  *prepare(target: EngineTarget, probe = this.#probe): Generator<void, void> {
+    this.#probe = probe;
+    for (const candidate of accelerators(target, this.#config.hardware)) {
+      try {
+        this.#requireFit(targetName(candidate));
+        yield* this.#engines.prepare(candidate);
+        return;
+      } catch (error) {
+        refusalOf(error);
+      }
+    }
   }
 
   /**

@@ -248,6 +248,18 @@ export class Machine extends EventEmitter<MachineEvents> {
     return this.#selector.switchTo(target, probe);
   }
 
+  /**
+   * Makes what a change to another engine needs while the guest goes on, so that it stands still for the change alone.
+   * `switchEngine` does without, and tells what is in the way.
+   */
+  async prepareEngine(target: EngineTarget, probe?: HardwareProbe): Promise<void> {
+    const steps = this.#selector.prepare(target, probe);
+    // An engine made after the end would be taken down by nobody.
+    while (this.#state !== 'off' && steps.next().done !== true) {
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+  }
+
   #engineChanged(): void {
     this.#softwareUsed ||= this.engine === 'software';
     this.emit('engine', this.engineStatus);

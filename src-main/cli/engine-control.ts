@@ -70,22 +70,17 @@ export class EngineControl {
 
   #change(aloud: boolean): void {
     if (this.#busy) return;
-    if (this.#machine.engine === 'software' && this.#probe === undefined) {
-      this.#busy = true;
-      void this.#options.findOut().then((probe) => {
-        this.#busy = false;
-        this.#probe = probe;
-        this.#switch(aloud);
-      });
-      return;
-    }
-    this.#switch(aloud);
+    this.#busy = true;
+    void this.#prepareAndSwitch(aloud).finally(() => (this.#busy = false));
   }
 
-  #switch(aloud: boolean): void {
-    if (this.#machine.state !== 'running' && this.#machine.state !== 'paused') return;
+  async #prepareAndSwitch(aloud: boolean): Promise<void> {
     const target = { kind: this.#machine.engine === 'software' ? 'hardware' : 'software' } as const;
-    const { to, problem, ns } = this.#machine.switchEngine(target, this.#probe ?? undefined);
+    if (target.kind === 'hardware' && this.#probe === undefined) this.#probe = await this.#options.findOut();
+    const probe = this.#probe ?? undefined;
+    await this.#machine.prepareEngine(target, probe);
+    if (this.#machine.state !== 'running' && this.#machine.state !== 'paused') return;
+    const { to, problem, ns } = this.#machine.switchEngine(target, probe);
     if (problem) {
       // Said once, not every few ms.
       if (aloud || this.#refused === 0) {

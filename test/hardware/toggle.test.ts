@@ -70,21 +70,44 @@ describeKvm('A machine that changes engines', () => {
     expect(reasons.interrupt?.count).toBeGreaterThan(100);
   });
 
-  it('with 1 GiB of memory in use: in under 10 ms', { timeout: 120_000 }, async () => {
-    const { machine, stop, ended } = loadMachine({ memoryMib: 1024 });
-    const { ram } = machine.arena;
+  /** With 1 GiB of memory in use. */
+  function largeMachine() {
+    const load = loadMachine({ memoryMib: 1024 });
+    const { ram } = load.machine.arena;
     for (let at = FREE_FROM; at < ram.length; at += 4096) ram[at] = 1;
-    machine.start();
+    load.machine.start();
+    return load;
+  }
+
+  it('with 1 GiB of memory in use: in under 10 ms', { timeout: 120_000 }, async () => {
+    const { machine, stop, ended } = largeMachine();
     const ns: Record<EngineKind, number[]> = { software: [], hardware: [] };
-    for (let count = 0; count < 82; count++) {
+    for (let count = 0; count < 80; count++) {
       await turn();
       otherEngine(machine);
-      // The first one makes the engine, too.
-      if (count > 1) ns[machine.engine].push(machine.engineStatus.lastSwitch?.ns ?? NaN);
+      ns[machine.engine].push(machine.engineStatus.lastSwitch?.ns ?? NaN);
     }
     stop();
     expect((await ended).text).toMatch(LOAD_RIGHT);
     for (const times of Object.values(ns)) expect(median(times)).toBeLessThan(10e6);
+  });
+
+  it('with 1 GiB of memory in use for the first time: in under 10 ms', { timeout: 120_000 }, async () => {
+    const first: number[] = [];
+    for (let count = 0; count < 3; count++) {
+      const { machine, stop, ended } = largeMachine();
+      await turn();
+      await machine.prepareEngine({ kind: 'hardware' });
+      otherEngine(machine);
+      const { ns = NaN, buildNs = NaN } = machine.engineStatus.lastSwitch ?? {};
+      // The engine was there.
+      expect(buildNs).toBeLessThan(1e6);
+      first.push(ns);
+      stop();
+      expect((await ended).text).toMatch(LOAD_RIGHT);
+    }
+    expect(median(first)).toBeLessThan(10e6);
+    expect(liveVms()).toBe(0);
   });
 
   it('through software, KVM and both kinds of model', { timeout: 120_000 }, async () => {
@@ -186,6 +209,15 @@ describeKvm('A machine that changes engines', () => {
 
 describe('Where hardware is refused', () => {
   const guest = { memoryMib: 16, kernel: { name: 'guest', bytes: protectedModeGuest() } };
+
+  it('nothing is prepared for it', async () => {
+    const machine = new Machine({ ...guest, hardware: { device: '/nowhere/kvm' } });
+    await machine.prepareEngine({ kind: 'hardware' });
+    expect(machine.engineStatus).toMatchObject({ kind: 'software', problem: null, lastSwitch: null });
+    machine.stop();
+    await machine.prepareEngine({ kind: 'hardware' });
+    expect(liveVms()).toBe(0);
+  });
 
   it('a running guest stays in software, with the reason', () => {
     const machine = new Machine(guest);
