@@ -9,12 +9,17 @@ export const ARENA = {
   /** Page-aligned room for the mapped kvm_run structure. */
   kvmRun: 0x70000,
   kvmRunSize: 0x8000,
+  /** How often each translated region was entered: u32 by slot. */
+  regionEntries: 0x78000,
   /** Block lookup table of the interpreter. */
   blockTable: 0x80000,
   blockTableSize: 1 * MIB,
+  /** How to enter the region that begins at each block (ENTRY): u32 by the block's index. */
+  regionOf: 2 * MIB,
+  regionOfSize: 4 * MIB,
   /** Micro-op cache. */
-  uops: 2 * MIB,
-  uopsSize: 38 * MIB,
+  uops: 6 * MIB,
+  uopsSize: 34 * MIB,
   /** Where translated regions may be left for the interpreter: 1 KiB for each. */
   regionSites: 40 * MIB,
   regionSitesSize: 8 * MIB,

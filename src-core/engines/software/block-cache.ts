@@ -8,12 +8,16 @@ import { recordOf } from '../../x86/tlb.ts';
 import { BLOCK, LOOKUP, lookupIndex, UOP } from './exit.ts';
 
 const PAGE_SHIFT = 12;
+const LOOKUP_WORDS = LOOKUP.entrySize >> 2;
 /** Code is tracked in chunks of so many bytes, 64 a page. */
 const CHUNK_SHIFT = 6;
 
 /** A cached block. */
 export interface CachedBlock {
+  /** Blocks made before it since everything was last forgotten. */
   readonly id: number;
+  /** BLOCK.index: taken again when the block's place is used for others. */
+  readonly index: number;
   /** Arena address of its header in the micro-op area. */
   readonly address: number;
   /** Arena address of its first byte of guest code. */
@@ -53,7 +57,9 @@ export class BlockCache {
   readonly #arena: Arena;
   readonly #protectPage: (arenaPage: number) => void;
   readonly #unprotectPage: (arenaPage: number) => void;
-  readonly #blocks = new Map<number, CachedBlock>();
+  /** By index. */
+  readonly #blocks: (CachedBlock | undefined)[] = [];
+  readonly #freeIndexes: number[] = [];
   /** The blocks on each page of the arena with code; which chunks of it hold code stands in its PAGE_RECORD. */
   readonly #pages = new Map<number, Set<CachedBlock>>();
   /** Every live block by key. The table wasm looks in has one place for several keys: a block put out of it stays here. */
@@ -120,8 +126,9 @@ export class BlockCache {
       this.#setChunks(page, 0, 0);
       this.#unprotectPage(page);
     }
-    this.#blocks.delete(block.id);
     this.#onEviction(block);
+    this.#blocks[block.index] = undefined;
+    this.#freeIndexes.push(block.index);
   }
 
   /** Blocks made since everything was last forgotten: the next one's id. */
@@ -137,7 +144,8 @@ export class BlockCache {
     }
     this.#pages.clear();
     this.#live.clear();
-    this.#blocks.clear();
+    this.#blocks.length = 0;
+    this.#freeIndexes.length = 0;
     this.#segments.forEach((_, index) => (this.#segments[index] = []));
     this.#segment = 0;
     this.#next = ARENA.uops;
@@ -146,18 +154,18 @@ export class BlockCache {
 
   /** The block of a header address. */
   at(address: number): CachedBlock {
-    const block = this.#blocks.get(this.#arena.u32[(address + BLOCK.id) >> 2]!);
+    const block = this.#blocks[this.#arena.u32[(address + BLOCK.index) >> 2]!];
     if (!block) throw new Error(`no block at 0x${address.toString(16)}`);
     return block;
   }
 
   /**
-   * The live block at a place in a mode. Where it runs into a second page, the caller sees to it that this page is still
-   * the one mapped there, at each entry: wasm's table does not hold such blocks. Others are put back into it.
+   * The live block at a place in a mode, which is put back into wasm's table. Where it runs into a second page, the caller
+   * sees to it that this page is still the one mapped there, at each entry.
    */
   find(code: number, modeKey: number): CachedBlock | undefined {
     const block = this.#live.get(keyOf(code, modeKey));
-    if (block && block.secondPage < 0) this.#enter(block);
+    if (block) this.#enter(block);
     return block;
   }
 
@@ -169,12 +177,37 @@ export class BlockCache {
     return this.#heat * 2 ** Math.min(REWRITES_MAX, rewrites);
   }
 
-  #enter({ code, modeKey, address }: CachedBlock): void {
-    const entry = (ARENA.blockTable + lookupIndex(code, modeKey) * LOOKUP.entrySize) >> 2;
+  /** Puts a block into the first place of its pair; what stood there moves to the second. */
+  #enter(block: CachedBlock): void {
+    const { code, modeKey, address, secondPage, index } = block;
     const { u32 } = this.#arena;
-    u32[entry] = code;
-    u32[entry + 1] = modeKey;
-    u32[entry + 2] = address;
+    let entry = this.#entryOf(block);
+    if (entry < 0) {
+      entry = (ARENA.blockTable + lookupIndex(code, modeKey) * LOOKUP.entrySize) >> 2;
+      u32.copyWithin(entry + LOOKUP_WORDS, entry, entry + LOOKUP_WORDS);
+    }
+    u32[entry + (LOOKUP.code >> 2)] = code;
+    u32[entry + (LOOKUP.mode >> 2)] = modeKey;
+    u32[entry + (LOOKUP.block >> 2)] = secondPage < 0 ? address : address | LOOKUP.secondPage;
+    u32[entry + (LOOKUP.region >> 2)] = u32[(ARENA.regionOf >> 2) + index]!;
+  }
+
+  /** Index of a block's table entry in words, -1 when it has none. */
+  #entryOf({ code, modeKey, address }: CachedBlock): number {
+    const { u32 } = this.#arena;
+    const first = (ARENA.blockTable + lookupIndex(code, modeKey) * LOOKUP.entrySize) >> 2;
+    for (const entry of [first, first + LOOKUP_WORDS]) {
+      if ((u32[entry + (LOOKUP.block >> 2)]! & ~LOOKUP.secondPage) === address) return entry;
+    }
+    return -1;
+  }
+
+  /** Says how the region that begins at a block is entered (ENTRY), 0 for none. */
+  setRegion(block: CachedBlock, region: number): void {
+    const { u32 } = this.#arena;
+    u32[regionCell(block) >> 2] = region;
+    const entry = this.#entryOf(block);
+    if (entry >= 0) u32[entry + (LOOKUP.region >> 2)] = region;
   }
 
   /** The same, without touching the table. */
@@ -187,18 +220,19 @@ export class BlockCache {
     const { view, u32 } = this.#arena;
     const address = this.#reserve(BLOCK.header + lifted.ops.length * UOP.size);
     const id = this.#nextId++;
+    const index = this.#freeIndexes.pop() ?? this.#blocks.length;
     u32[(address + BLOCK.count) >> 2] = lifted.instructions.length;
     u32[(address + BLOCK.bytes) >> 2] = lifted.bytes;
-    u32[(address + BLOCK.id) >> 2] = id;
-    u32[(address + BLOCK.region) >> 2] = 0;
+    u32[(address + BLOCK.index) >> 2] = index;
+    u32[(address + BLOCK.secondPage) >> 2] = secondPage;
     // Blocks of single steps are entered one by one: never hot.
     u32[(address + BLOCK.heat) >> 2] = (modeKey & MODE.single) !== 0 ? 0 : this.#heatAt(code, modeKey);
-    u32[(address + BLOCK.entries) >> 2] = 0;
     u32[(address + BLOCK.resumes) >> 2] = 0;
     const first = address + BLOCK.header;
     lifted.ops.forEach((ir, index) => writeUop(view, first + index * UOP.size, ir));
     const block: CachedBlock = {
       id,
+      index,
       address,
       code,
       bytes: lifted.bytes,
@@ -210,13 +244,14 @@ export class BlockCache {
       })),
       dead: false,
     };
-    this.#blocks.set(id, block);
+    this.#blocks[index] = block;
+    u32[regionCell(block) >> 2] = 0;
     this.#segments[this.#segment]!.push(block);
     if (!listed) return block;
     const inFirst = Math.min(lifted.bytes, 4096 - (code & 0xfff));
     this.#claim(block, code, inFirst);
     if (secondPage >= 0) this.#claim(block, secondPage, lifted.bytes - inFirst);
-    else this.#enter(block);
+    this.#enter(block);
     this.#live.set(keyOf(code, modeKey), block);
     return block;
   }
@@ -293,16 +328,16 @@ export class BlockCache {
   /** A block is not found any more. */
   #remove(block: CachedBlock): void {
     block.dead = true;
-    const entry = (ARENA.blockTable + lookupIndex(block.code, block.modeKey) * LOOKUP.entrySize) >> 2;
-    const { u32 } = this.#arena;
-    if (u32[entry + 2] === block.address) {
-      u32[entry] = 0;
-      u32[entry + 1] = 0;
-      u32[entry + 2] = 0;
-    }
+    const entry = this.#entryOf(block);
+    if (entry >= 0) this.#arena.u32.fill(0, entry, entry + LOOKUP_WORDS);
     const key = keyOf(block.code, block.modeKey);
     if (this.#live.get(key) === block) this.#live.delete(key);
   }
+}
+
+/** Arena address of the word that says how to enter the region that begins at a block. */
+export function regionCell({ index }: CachedBlock): number {
+  return ARENA.regionOf + index * 4;
 }
 
 /** Code's arena address and the mode key (14 bits) in one number. */

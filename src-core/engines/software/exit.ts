@@ -19,29 +19,33 @@ export const EXIT = {
 /** EXIT.adapt comes with every so many times (a power of two) that regions are left in a block for the interpreter. */
 export const RESUMES_PER_LOOK = 64;
 
-/** A block of micro-ops: a header of 16 bytes, then the micro-ops. */
+/** A block of micro-ops: a header of 32 bytes, then the micro-ops. */
 export const BLOCK = {
   /** u32: guest instructions in the block. */
   count: 0,
   /** u32: bytes of guest code. */
   bytes: 4,
-  /** u32: index into the engine's list of blocks. */
-  id: 8,
-  /** u32: an ENTRY of the translated region that can be entered here, 0 for none. */
-  region: 12,
+  /** u32: index into the engine's list of blocks, and of its word at ARENA.regionOf. */
+  index: 8,
+  /** u32: arena address of the second page's first byte where the code runs into another page. */
+  secondPage: 12,
   /** i32: executions left until EXIT.hot. */
   heat: 16,
-  /** u32: how often a region was entered here. */
-  entries: 20,
   /** u32: how often regions were left in this block for the interpreter. */
-  resumes: 24,
+  resumes: 20,
   header: 32,
 } as const;
 
-/** How to enter a region: the slot of its function in the table | the entry's node << nodeShift. The function is given it. */
+/**
+ * How to enter a region, 0 for none: the slot of its function in the table, the entry's node, and the entry's offset from
+ * the address the region was grown from (signed). The function is given it. A word for each block stands at
+ * ARENA.regionOf: together, as every way on to a region reads one.
+ */
 export const ENTRY = {
-  slotMask: 0xffff,
-  nodeShift: 16,
+  slotMask: 0x1fff,
+  nodeShift: 13,
+  nodeMask: 0x3f,
+  deltaShift: 19,
 } as const;
 
 /** What a translated region's function returns. The vCPU state is complete then. */
@@ -96,16 +100,22 @@ export const UOP = {
   size: 16,
 } as const;
 
-/** The block lookup table: entries of 16 bytes {u32 arena address of the code, u32 mode key, u32 block, -}. */
+/** The block lookup table: pairs of entries of 16 bytes, each for any block that belongs to the pair. */
 export const LOOKUP = {
   entries: 65536,
   entrySize: 16,
+  /** u32: arena address of the code. */
   code: 0,
+  /** u32: mode key. */
   mode: 4,
+  /** u32: the block, with bit secondPage set where its code runs into another page, which is to be looked at then. */
   block: 8,
+  secondPage: 1,
+  /** u32: the block's ENTRY. */
+  region: 12,
 } as const;
 
-/** Index of a block's entry. The wasm dispatch computes the same. */
+/** Index of the first of the two entries a block may stand in. The wasm dispatch computes the same. */
 export function lookupIndex(code: number, modeKey: number): number {
-  return (code ^ (code >>> 13) ^ Math.imul(modeKey, 0x9e3779b1)) & (LOOKUP.entries - 1);
+  return (code ^ (code >>> 13) ^ Math.imul(modeKey, 0x9e3779b1)) & (LOOKUP.entries - 2);
 }

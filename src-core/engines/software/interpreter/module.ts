@@ -412,6 +412,8 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   const block = 0;
   const resumeAt = 1;
   const pc = w.local(I32);
+  /** How to enter the block's region. */
+  const region = w.local(I32);
   /** 1: a region has refused to run what stands at RIP, which is interpreted therefore. */
   const refused = w.local(I32);
   const g = new InterpreterGen(w, pc, imports);
@@ -428,8 +430,8 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   w.get(resumeAt).set(pc).i32Const(0).set(resumeAt);
   w.br(1);
   w.end();
-  emitDispatch(g, block, refill);
-  emitRegionCall(g, { block, pc, refused }, makeFlags);
+  emitDispatch(g, block, region, refill);
+  emitRegionCall(g, { block, region, pc, refused }, makeFlags);
   makeFlags();
   const heat = g.scratch(I32, 0);
   w.get(block)
@@ -489,19 +491,19 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
  */
 function emitRegionCall(
   g: InterpreterGen,
-  { block, pc, refused }: { block: number; pc: number; refused: number },
+  { block, region, pc, refused }: { block: number; region: number; pc: number; refused: number },
   makeFlags: () => void,
 ): void {
   const { w } = g;
   const result = g.scratch(I32, 0);
   const before = g.scratch(I64, 1);
-  w.get(block).mem(i32.load, BLOCK.region).i32Const(0).get(refused).op(i32.eqz).select();
+  w.get(region).i32Const(0).get(refused).op(i32.eqz).select();
   w.i32Const(0).set(refused);
   w.if();
   g.state64(RIP);
   w.set(before);
-  w.get(block).mem(i32.load, BLOCK.region).tee(result);
-  w.get(result).i32Const(ENTRY.slotMask).op(i32.and).callIndirect(g.regionType).set(result);
+  w.get(region);
+  w.get(region).i32Const(ENTRY.slotMask).op(i32.and).callIndirect(g.regionType).set(result);
   w.get(result).i32Const(REGION.refuse).op(i32.eq).if();
   // Another region may have refused, which this one went on to.
   g.state64(RIP);
@@ -575,8 +577,8 @@ function emitResume(g: InterpreterGen, pc: number): void {
   w.end();
 }
 
-/** Finds the block for RIP unless one was given, or returns EXIT.miss; checks CS.limit. */
-function emitDispatch(g: InterpreterGen, block: number, refill: number): void {
+/** Finds the block for RIP and its region unless a block was given, or returns EXIT.miss; checks CS.limit. */
+function emitDispatch(g: InterpreterGen, block: number, region: number, refill: number): void {
   const { w } = g;
   const linear = g.scratch(I64, 0);
   const entry = g.scratch(I32, 1);
@@ -589,15 +591,19 @@ function emitDispatch(g: InterpreterGen, block: number, refill: number): void {
   w.op(i64.eqz).op(i32.eqz).if();
   w.get(linear).i64Const(0xffffffffn).op(i64.and).set(linear);
   w.end();
-  w.get(linear)
-    .i64Const(12n)
-    .op(i64.shr_u)
-    .op(i32.wrap_i64)
-    .i32Const(TLB.entries - 1)
-    .op(i32.and);
-  w.i32Const(Math.log2(TLB.entrySize)).op(i32.shl);
-  g.state32(CTL.tlbBank);
-  w.op(i32.add).tee(entry).mem(i64.load, TLB.execTag);
+  const pushTlbEntry = (): void => {
+    w.get(linear)
+      .i64Const(12n)
+      .op(i64.shr_u)
+      .op(i32.wrap_i64)
+      .i32Const(TLB.entries - 1)
+      .op(i32.and);
+    w.i32Const(Math.log2(TLB.entrySize)).op(i32.shl);
+    g.state32(CTL.tlbBank);
+    w.op(i32.add);
+  };
+  pushTlbEntry();
+  w.tee(entry).mem(i64.load, TLB.execTag);
   w.get(linear).i64Const(-4096n).op(i64.and).op(i64.ne).if(I32);
   w.get(linear).op(i32.wrap_i64).get(linear).i64Const(32n).op(i64.shr_u).op(i32.wrap_i64);
   w.i32Const(SLOW.execute | 1)
@@ -618,26 +624,57 @@ function emitDispatch(g: InterpreterGen, block: number, refill: number): void {
   w.i32Const(0x9e3779b1 | 0)
     .op(i32.mul)
     .op(i32.xor)
-    .i32Const(LOOKUP.entries - 1)
+    .i32Const(LOOKUP.entries - 2)
     .op(i32.and);
-  w.i32Const(Math.log2(LOOKUP.entrySize)).op(i32.shl).tee(entry);
-  w.mem(i32.load, ARENA.blockTable + LOOKUP.code)
-    .get(code)
-    .op(i32.ne);
-  w.get(entry).mem(i32.load, ARENA.blockTable + LOOKUP.mode);
-  g.state32(CTL.modeKey);
-  w.op(i32.ne).op(i32.or).if();
+  w.i32Const(Math.log2(LOOKUP.entrySize)).op(i32.shl).set(entry);
+  const isOther = (): void => {
+    w.get(entry)
+      .mem(i32.load, ARENA.blockTable + LOOKUP.code)
+      .get(code)
+      .op(i32.ne);
+    w.get(entry).mem(i32.load, ARENA.blockTable + LOOKUP.mode);
+    g.state32(CTL.modeKey);
+    w.op(i32.ne).op(i32.or);
+  };
+  isOther();
+  w.if();
+  w.get(entry).i32Const(LOOKUP.entrySize).op(i32.add).set(entry);
+  isOther();
+  w.if();
   w.i32Const(EXIT.miss).return();
   w.end();
+  w.end();
+  w.get(entry)
+    .mem(i32.load, ARENA.blockTable + LOOKUP.region)
+    .set(region);
   w.get(entry)
     .mem(i32.load, ARENA.blockTable + LOOKUP.block)
-    .set(block);
+    .tee(block);
+  w.i32Const(LOOKUP.secondPage).op(i32.and).if();
+  w.get(block).i32Const(LOOKUP.secondPage).op(i32.xor).set(block);
+  // Its code goes on in a second page: if that is still the one it was made from.
+  w.get(linear).i64Const(-4096n).op(i64.and).i64Const(4096n).op(i64.add).set(linear);
+  g.state32(CTL.modeKey);
+  w.i32Const(MODE.codeSizeMask).op(i32.and).i32Const(MODE.code64).op(i32.ne).if();
+  w.get(linear).i64Const(0xffffffffn).op(i64.and).set(linear);
+  w.end();
+  pushTlbEntry();
+  w.tee(entry).mem(i64.load, TLB.execTag);
+  w.get(linear).op(i64.ne);
+  w.get(linear).op(i32.wrap_i64).get(entry).mem(i32.load, TLB.addend).op(i32.add);
+  w.get(block).mem(i32.load, BLOCK.secondPage).op(i32.ne).op(i32.or).if();
+  w.i32Const(EXIT.miss).return();
+  w.end();
+  w.end();
+  w.else();
+  w.get(block).mem(i32.load, BLOCK.index).i32Const(2).op(i32.shl).mem(i32.load, ARENA.regionOf).set(region);
+  w.end();
+  g.state32(CTL.codeLimit);
+  w.i32Const(-1).op(i32.ne).if();
   g.state64(RIP);
   w.get(block).mem(i64.load32_u, BLOCK.bytes).op(i64.add).i64Const(1n).op(i64.sub);
   g.state32(CTL.codeLimit);
-  w.op(i64.extend_i32_u).op(i64.gt_u);
-  g.state32(CTL.codeLimit);
-  w.i32Const(-1).op(i32.ne).op(i32.and).if();
+  w.op(i64.extend_i32_u).op(i64.gt_u).if();
   w.i32Const(EXIT.limit).return();
   w.end();
   w.end();

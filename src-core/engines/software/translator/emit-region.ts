@@ -2,8 +2,8 @@ import { I32, I64, i32, i64 } from '../../../wasm/opcodes.ts';
 import { CodeWriter } from '../../../wasm/writer.ts';
 import { CTL, RIP, TLB } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
-import type { CachedBlock } from '../block-cache.ts';
-import { BLOCK, ENTRY, REGION, SITE } from '../exit.ts';
+import { type CachedBlock, regionCell } from '../block-cache.ts';
+import { ENTRY, REGION } from '../exit.ts';
 import { RegionGen } from './generator.ts';
 import type { RegionImports } from './imports.ts';
 import { type PageGuard, type Region, type RegionEdge, type RegionNode, RETURN_EDGE } from './region.ts';
@@ -56,7 +56,8 @@ class RegionEmitter {
   readonly #dirtyIn: ReadonlyMap<RegionNode, RegisterSet>;
   readonly #record: RecordSite;
   readonly #regionType: number;
-  readonly #siteTable: number;
+  /** Arena address of the count of its entries. */
+  readonly #entries: number;
 
   constructor(region: Region, imports: RegionImports, place: RegionPlace, record: RecordSite) {
     this.#record = record;
@@ -70,7 +71,7 @@ class RegionEmitter {
       written |= registers.written;
     }
     this.#g = new RegionGen(this.#w, imports, region, place, used, written);
-    this.#siteTable = place.siteTable;
+    this.#entries = place.entries;
     this.#floor = this.#w.local(I32);
     this.#target = this.#w.local(I64);
     for (const node of region.nodes) {
@@ -104,18 +105,9 @@ class RegionEmitter {
     const w = this.#w;
     const g = this.#g;
     const { instructions, lowest, highest, modeKey, entries } = this.#region;
-    const several = entries.length > 1;
-    const site = g.scratch(I32, 0);
-    if (several) {
-      // The site of the node to enter at.
-      w.get(ENTRY_PARAMETER).i32Const(ENTRY.nodeShift).op(i32.shr_u).i32Const(SITE.entrySize).op(i32.mul);
-      w.set(site);
-    }
     w.i32Const(0).mem(i64.load, RIP);
-    if (several)
-      w.get(site)
-        .mem(i64.load32_s, this.#siteTable + SITE.delta)
-        .op(i64.sub);
+    if (entries.length > 1)
+      w.get(ENTRY_PARAMETER).i32Const(ENTRY.deltaShift).op(i32.shr_s).op(i64.extend_i32_s).op(i64.sub);
     w.set(g.rip);
     w.i32Const(0).mem(i32.load, CTL.budget).tee(g.budget).i32Const(instructions).op(i32.lt_s);
     if ((modeKey & MODE.codeSizeMask) !== MODE.code64) {
@@ -127,7 +119,8 @@ class RegionEmitter {
       w.i32Const(0).mem(i64.load32_u, CTL.codeLimit).op(i64.gt_s).op(i32.or);
     }
     w.if().i32Const(REGION.refuse).return().end();
-    this.#countEntry(several ? site : undefined);
+    w.i32Const(0).i32Const(0).mem(i32.load, this.#entries).i32Const(1).op(i32.add);
+    w.mem(i32.store, this.#entries);
     g.reload();
     w.get(g.budget).i32Const(INSTRUCTIONS_PER_CALL).op(i32.sub).tee(this.#floor);
     w.i32Const(instructions).get(this.#floor).i32Const(instructions).op(i32.gt_s).select().set(this.#floor);
@@ -139,7 +132,7 @@ class RegionEmitter {
     const { exitBlock } = this.#g;
     this.#g.emitExit();
     w.get(exitBlock).if();
-    w.get(exitBlock).mem(i32.load, BLOCK.region).tee(exitBlock).if();
+    w.get(exitBlock).mem(i32.load, 0).tee(exitBlock).if();
     this.#pushEntry(exitBlock).returnCallIndirect(this.#regionType);
     w.end();
     w.end();
@@ -149,25 +142,6 @@ class RegionEmitter {
   /** Pushes an ENTRY as parameter and its slot, for a call. */
   #pushEntry(entry: number): CodeWriter {
     return this.#w.get(entry).get(entry).i32Const(ENTRY.slotMask).op(i32.and);
-  }
-
-  /** How often the region was entered at a block, for the inspector. */
-  #countEntry(site: number | undefined): void {
-    const w = this.#w;
-    const block = this.#g.scratch(I32, 1);
-    let known = 0;
-    if (site === undefined) known = this.#region.entry.block.address;
-    else
-      w.get(site)
-        .mem(i32.load, this.#siteTable + SITE.block)
-        .set(block);
-    const address = (): CodeWriter => (site === undefined ? w.i32Const(0) : w.get(block));
-    address();
-    address()
-      .mem(i32.load, known + BLOCK.entries)
-      .i32Const(1)
-      .op(i32.add);
-    w.mem(i32.store, known + BLOCK.entries);
   }
 
   // ---- structure -----------------------------------------------------------------------------------------------
@@ -181,7 +155,7 @@ class RegionEmitter {
       const depthOf = (node: RegionNode): number => w.depth - this.#labels.get(node)!;
       const byOrder = new Map(entries.map((node) => [node.order, node]));
       const most = Math.max(...byOrder.keys());
-      w.get(ENTRY_PARAMETER).i32Const(ENTRY.nodeShift).op(i32.shr_u);
+      w.get(ENTRY_PARAMETER).i32Const(ENTRY.nodeShift).op(i32.shr_u).i32Const(ENTRY.nodeMask).op(i32.and);
       w.brTable(
         Array.from({ length: most + 1 }, (_, order) => depthOf(byOrder.get(order) ?? entry)),
         depthOf(entry),
@@ -349,9 +323,7 @@ class RegionEmitter {
     const g = this.#g;
     const entry = g.scratch(I32, 13);
     const depth = g.scratch(I32, 14);
-    w.i32Const(0)
-      .mem(i32.load, block.address + BLOCK.region)
-      .set(entry);
+    w.i32Const(0).mem(i32.load, regionCell(block)).set(entry);
     w.i32Const(0).mem(i32.load, CTL.callDepth).set(depth);
     w.get(entry).op(i32.eqz).get(depth).i32Const(CALL_DEPTH_MAX).op(i32.ge_s).op(i32.or);
     const on = this.#fork();
@@ -431,7 +403,7 @@ class RegionEmitter {
   }
 
   #leave(block: CachedBlock | undefined): void {
-    this.#w.i32Const(block?.address ?? 0).set(this.#g.exitBlock);
+    this.#w.i32Const(block ? regionCell(block) : 0).set(this.#g.exitBlock);
     this.#g.exit();
   }
 

@@ -17,6 +17,8 @@ export type FormOf = (node: RegionNode, index: number) => AccessForm;
 export interface RegionPlace {
   /** Arena address of its table of sites (SITE). */
   siteTable: number;
+  /** Arena address of the count of its entries. */
+  entries: number;
   formOf: FormOf;
 }
 

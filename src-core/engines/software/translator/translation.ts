@@ -6,8 +6,8 @@ export interface Translation {
   readonly id: number;
   /** What it was grown from. */
   readonly entry: CachedBlock;
-  /** Where it is entered, `entry` first, unless other regions are entered there: node number and block. */
-  readonly entries: readonly { readonly node: number; readonly block: CachedBlock }[];
+  /** Where it is entered, `entry` first, unless other regions are entered there: node number, its offset and block. */
+  readonly entries: readonly { readonly node: number; readonly delta: number; readonly block: CachedBlock }[];
   readonly slot: number;
   /** Its nodes in reverse postorder: a region itself, with its IR, is too large to keep. */
   readonly nodes: readonly TranslatedNode[];

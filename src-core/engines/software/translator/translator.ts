@@ -181,7 +181,7 @@ export class Translator {
       id: this.#translated,
       entry: block,
       entries: region.entries
-        .map((node) => ({ node: node.order, block: node.block }))
+        .map(({ order, delta, block: at }) => ({ node: order, delta, block: at }))
         .filter((entry) => !this.#byEntry.has(entry.block)),
       slot,
       origin: { linear: this.#linearOf(block), pages, warm, wanted, begun, blocks: this.#blocks.count },
@@ -234,7 +234,12 @@ export class Translator {
 
   #emitFor(region: Region, slot: number, record: RecordSite): CodeWriter {
     const formOf: FormOf = (node, index) => this.#adaptations.formOf(node.block, index);
-    return emitRegion(region, this.#imported, { siteTable: siteTableOf(slot), formOf }, record);
+    return emitRegion(
+      region,
+      this.#imported,
+      { siteTable: siteTableOf(slot), entries: entriesOf(slot), formOf },
+      record,
+    );
   }
 
   /** Compiles what waits; from now on the dispatcher finds it. No region is being executed. */
@@ -267,8 +272,9 @@ export class Translator {
       env: { memory: this.#arena.memory, table: this.table, ...this.#imports },
     });
     for (const { translation } of batch) {
-      for (const { node, block } of translation.entries) {
-        this.#arena.u32[(block.address + BLOCK.region) >> 2] = translation.slot | (node << ENTRY.nodeShift);
+      for (const { node, delta, block } of translation.entries) {
+        const entry = translation.slot | (node << ENTRY.nodeShift) | (delta << ENTRY.deltaShift);
+        this.#blocks.setRegion(block, entry);
       }
     }
   }
@@ -299,14 +305,13 @@ export class Translator {
     this.#translations.delete(translation);
     const { u32, i32 } = this.#arena;
     for (const { block } of translation.entries) {
-      const { address } = block;
       this.#byEntry.delete(block);
-      u32[(address + BLOCK.region) >> 2] = 0;
-      this.#pastEntries += u32[(address + BLOCK.entries) >> 2]!;
-      u32[(address + BLOCK.entries) >> 2] = 0;
+      this.#blocks.setRegion(block, 0);
       // Hot again, it is translated anew.
-      i32[(address + BLOCK.heat) >> 2] = this.#options.threshold;
+      i32[(block.address + BLOCK.heat) >> 2] = this.#options.threshold;
     }
+    this.#pastEntries += this.#entriesOf(translation);
+    u32[entriesOf(translation.slot) >> 2] = 0;
     this.table.set(translation.slot, null);
     this.#freeSlots.push(translation.slot);
     withdraw(this.#byBlock, translation.blocks, translation);
@@ -374,10 +379,8 @@ export class Translator {
   }
 
   /** How often a translation was entered. */
-  #entriesOf({ entries }: Translation): number {
-    let sum = 0;
-    for (const { block } of entries) sum += this.#arena.u32[(block.address + BLOCK.entries) >> 2]!;
-    return sum;
+  #entriesOf({ slot }: Translation): number {
+    return this.#arena.u32[entriesOf(slot) >> 2]!;
   }
 
   // ---- inspection ----------------------------------------------------------------------------------------------
@@ -507,6 +510,11 @@ const I32 = 0x7f;
 /** Arena address of the sites of the region in a slot. */
 function siteTableOf(slot: number): number {
   return ARENA.regionSites + slot * SITE.nodes * SITE.entrySize;
+}
+
+/** Arena address of how often the region in a slot was entered. */
+function entriesOf(slot: number): number {
+  return ARENA.regionEntries + slot * 4;
 }
 
 /** Index of a micro-op in its block. */
