@@ -369,6 +369,12 @@ export class Mmu {
     return this.#tryFill(lin, access, bank) ? this.#tlb.lookup(lin, tag, bank) : -1;
   }
 
+  /** Whether the TLB serves an access at the current CPL as it stands: nothing is walked for the answer. */
+  isCached(lin: number, access: typeof ACCESS.read | typeof ACCESS.write): boolean {
+    const tag = access === ACCESS.write ? TLB.writeTag : TLB.readTag;
+    return this.#tlb.lookup(lin, tag, this.#i32[CTL.tlbBank >> 2]!) >= 0;
+  }
+
   // ---- slow paths called from wasm ----
 
   /**

@@ -761,14 +761,13 @@ export class SoftwareEngine implements Engine {
   }
 }
 
-/** Why plain translated code could not have done an access. */
+/** Why plain translated code could not have done an access, which has filled the TLB where it can be filled. */
 function accessCause(mmu: Mmu, lo: number, hi: number, info: number, write: boolean): AccessCause {
   if ((lo & (PAGE - 1)) + (info & SLOW.sizeMask) > PAGE) return 'page crossing';
   const linear = hi * TWO_32 + (lo >>> 0);
-  if (mmu.ramRun(linear, write || (info & SLOW.writeIntent) !== 0 ? ACCESS.write : ACCESS.read) >= 0) {
-    return 'none';
-  }
-  return write && mmu.ramRun(linear, ACCESS.read) >= 0 ? 'code page' : 'device';
+  const forWrite = write || (info & SLOW.writeIntent) !== 0;
+  if (mmu.isCached(linear, forWrite ? ACCESS.write : ACCESS.read)) return 'none';
+  return write && mmu.isCached(linear, ACCESS.read) ? 'code page' : 'device';
 }
 
 /** First linear address of the page after the one of `linear`. */

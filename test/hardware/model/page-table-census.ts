@@ -8,7 +8,7 @@ import type { Cpu } from '../../../src-core/x86/cpu.ts';
 import type { MemoryObserver } from '../../../src-core/x86/intercepts.ts';
 import { ACCESS, type Access, type PageWalker } from '../../../src-core/x86/paging.ts';
 
-/** As the model does: a table with more stores than that, none of them followed by a use, is a table no more. */
+/** As the model does: a table with more stores than that, none of them followed by a first use, is a table no more. */
 const STORES_MAX = 64;
 /** CR0.PG and WP; CR4.PSE, PAE, SMEP and SMAP; EFER.LMA and NXE. */
 const CR0_BITS = 0x80010000;
@@ -25,7 +25,7 @@ export class PageTableCensus implements MemoryObserver {
   readonly #cpu: Cpu;
   /** By a name that says where it is: table page, level and index; or large page, rights and piece. */
   #used = new Map<string, Entry>();
-  /** Table pages: names of what was used of them, stores since the last use and the entry that the last one was to. */
+  /** Table pages: names of what was used of them, stores since the last first use and the entry that the last one was to. */
   #tables = new Map<number, { names: Map<number, Set<string>>; stores: number; last: number }>();
   #paging = '';
 
@@ -54,12 +54,14 @@ export class PageTableCensus implements MemoryObserver {
     const size = (this.#cpu.cr4 & (1 << 5)) !== 0 ? 8 : 4;
     const large = walker.levels === 0 || walker.pageShift !== 12;
     let leafName = '';
+    const walked: number[] = [];
     for (let level = 0; level < walker.levels; level++) {
       const at = mmu.plainMemory(walker.entryAt[level] ?? -1);
       const page = Math.floor(at / 4096);
       // The same table at another distance from the pages it maps is another one.
       const below = walker.levels - level + (walker.pageShift === 12 ? 0 : walker.pageShift === 30 ? 2 : 1);
       const name = `${page}/${below}/${Math.floor((at % 4096) / size)}`;
+      walked.push(page);
       this.#noteTable(page, Math.floor((at % 4096) / size), name);
       const last = level === walker.levels - 1 && !large;
       if (last) {
@@ -76,6 +78,7 @@ export class PageTableCensus implements MemoryObserver {
     const leaf = this.#used.get(leafName);
     const write = access === ACCESS.write;
     if (known && leaf && (!write || !plain || leaf.writable)) return;
+    for (const page of walked) this.#tables.get(page)!.stores = 0;
     this.#used.set(leafName, { maps: target, writable: plain && dirty && (allowed || write) });
     // A store to a table is counted as that, one to ROM as the device access that it is.
     if (!write || plain) this.firstUses++;
@@ -90,7 +93,6 @@ export class PageTableCensus implements MemoryObserver {
       for (const entry of this.#used.values()) if (entry.maps === page) entry.writable = false;
       this.#cpu.mmu.traceTable(page);
     }
-    table.stores = 0;
     const names = table.names.get(index) ?? new Set();
     table.names.set(index, names.add(name));
   }

@@ -18,8 +18,8 @@ const PAGE = 0x1000;
 const DIRECT_SHIFT = 21;
 const DIRECT_ENTRIES = 512;
 /**
- * Stores to a traced table, each to another entry than the one before, without a fill from it in between, after which
- * the guest is taken to use it for other things.
+ * Stores to a traced table, each to another entry than the one before, without an exit in between for which the VMM walks
+ * it, after which the guest is taken to use it for other things. What the processor walks the VMM does not see.
  */
 const TABLE_STORES_MAX = 64;
 /** Shadows that are kept; one more, and the VMM begins anew. They take up to 4 KiB each. */
@@ -44,7 +44,7 @@ interface ShadowTable {
   readonly entryShift: number;
   /** Linear address that entry 0 maps; SEVERAL when that is not one. Last level only. */
   place: number | undefined;
-  /** Stores since an entry was last filled that were to another entry than the one before, and which that was. */
+  /** Stores since the VMM last walked the table that were to another entry than the one before, and which that was. */
   stores: number;
   stored: number;
 }
@@ -80,6 +80,8 @@ export class ShadowTables {
   /** The traces are off. */
   #suspended = false;
   #time = READ_ONLY;
+  /** Tables of the present walk, from the root. */
+  readonly #walk: ShadowTable[] = [];
   /** Control bits that the guest's tables were read with. */
   #role = 0;
 
@@ -122,7 +124,7 @@ export class ShadowTables {
       if (at < 0) return 'hidden';
       const height = leafHeight + levels - 1 - level;
       const table = this.#table(at >>> 12, height, entryShift);
-      table.stores = 0;
+      this.#walk[level] = table;
       entries = table.entries;
       index = (at & (PAGE - 1)) >> entryShift;
       if (height === 0) notePlace(table, lin, index);
@@ -144,6 +146,7 @@ export class ShadowTables {
     const forWrite = access === ACCESS.write;
     const mayWrite = writable && !traced;
     if (present && (!forWrite || !mayWrite || this.#grants(entry, target))) return 'none';
+    for (let level = 0; level < levels; level++) this.#walk[level]!.stores = 0;
     // A store to a traced page or to ROM exits once, for that: an entry for reading is made on the way.
     // CR0.WP being clear lets a supervisor write where the tables do not.
     const grant = mayWrite && walker.dirty && (walker.writable || forWrite);
