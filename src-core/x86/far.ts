@@ -193,15 +193,20 @@ function enterCode(cpu: Cpu, selector: number, code: Descriptor, offset: number)
 }
 
 /** What a far pointer names when it is no code segment: a gate or TSS, or #GP(selector). */
-function requireCallGate(cpu: Cpu, selector: number, descriptor: Descriptor): CallGate {
+function requireCallGate(
+  cpu: Cpu,
+  selector: number,
+  descriptor: Descriptor,
+  cause: 'call' | 'jump',
+): CallGate {
   const attributes = attributesOf(descriptor);
   const type = attributes & 0xf;
   if ((attributes & ATTR_S) === 0) {
     if (type === SYSTEM_TYPE.callGate32) return readCallGate(cpu, selector, descriptor);
     if (!cpu.longMode) {
       if (type === SYSTEM_TYPE.callGate16) return readCallGate(cpu, selector, descriptor);
-      if (type === SYSTEM_TYPE.taskGate) jumpTaskGate(cpu, selector, descriptor);
-      if ((type & 5) === 1) jumpTss(cpu, selector, descriptor);
+      if (type === SYSTEM_TYPE.taskGate) jumpTaskGate(cpu, selector, descriptor, cause);
+      if ((type & 5) === 1) jumpTss(cpu, selector, descriptor, cause);
     }
   }
   throw gp(selectorCode(selector, 0));
@@ -226,7 +231,7 @@ export function jumpFar(cpu: Cpu, selector: number, offset: number, operandSize:
     enterCode(cpu, selector, descriptor, target);
     return;
   }
-  const gate = requireCallGate(cpu, selector, descriptor);
+  const gate = requireCallGate(cpu, selector, descriptor, 'jump');
   const attributes = attributesOf(gate.code);
   const dpl = dplOf(attributes);
   if (isConforming(attributes) ? dpl > cpu.cpl : dpl !== cpu.cpl) throw gp(selectorCode(gate.selector, 0));
@@ -262,7 +267,7 @@ export function callFar(
     checkDirect(cpu, selector, descriptor);
     callSameLevel(cpu, selector, descriptor, target, size, next);
   } else {
-    callThroughGate(cpu, requireCallGate(cpu, selector, descriptor), next);
+    callThroughGate(cpu, requireCallGate(cpu, selector, descriptor, 'call'), next);
   }
 }
 

@@ -23,6 +23,9 @@ export interface MemoryObserver {
   device(phys: number, size: number, write: boolean): void;
 }
 
+/** What switches tasks: an event through a task gate, or an instruction. */
+export type TaskSwitchCause = 'gate' | 'iret' | 'call' | 'jump';
+
 /**
  * What a model of hardware virtualization puts between the guest's code and its execution in software. It is told
  * before things happen, and may do what it likes with its own state; it must not change the vCPU's.
@@ -34,4 +37,10 @@ export interface Intercepts extends MemoryObserver {
   exception(vector: number, errorCode: number): void;
   /** An interrupt or non-maskable interrupt is about to be delivered. */
   interrupt(vector: number, nonMaskable: boolean): void;
+  /** INT n (`interrupt`), INT1, INT3 or INTO is about to be delivered. */
+  softwareEvent(vector: number, interrupt: boolean): void;
+  /** The event told of last has been delivered. When its delivery faults, the next that is told of is that fault. */
+  delivered(): void;
+  /** A task is about to be switched to: the TSS's selector, and by what. */
+  taskSwitch(selector: number, cause: TaskSwitchCause): void;
 }

@@ -75,7 +75,9 @@ export function deliverInterrupt(cpu: Cpu, vector: number, options: EventOptions
   const rip = options.returnRip ?? getSigned(cpu, RIP);
   if (type === 'exception') return deliverException(cpu, vector, options.errorCode ?? 0, rip);
   if (type !== 'external' && type !== 'nmi') {
+    cpu.intercepts?.softwareEvent(vector, type === 'software');
     enter(cpu, vector, type, NO_CODE, rip);
+    cpu.intercepts?.delivered();
     return 'delivered';
   }
   cpu.accounting.count('interrupt');
@@ -87,6 +89,7 @@ export function deliverInterrupt(cpu: Cpu, vector: number, options: EventOptions
     if (!(fault instanceof GuestFault)) throw fault;
     return deliverException(cpu, fault.vector, fault.errorCode, rip);
   }
+  cpu.intercepts?.delivered();
   if (type === 'nmi') cpu.set32(CTL.nmiBlocked, 1);
   return 'delivered';
 }
@@ -115,6 +118,7 @@ export function deliverException(
     cpu.intercepts?.exception(current, code);
     try {
       enter(cpu, current, 'exception', pushesErrorCode(current) ? code : NO_CODE, rip);
+      cpu.intercepts?.delivered();
       return 'delivered';
     } catch (fault) {
       if (!(fault instanceof GuestFault)) throw fault;

@@ -14,6 +14,7 @@ import {
   type Descriptor,
 } from './descriptors.ts';
 import { GuestFault, gp, VECTOR } from './faults.ts';
+import type { TaskSwitchCause } from './intercepts.ts';
 import { SEG_FIELD, TR } from './layout.ts';
 import { getSigned, isCanonical, joinSigned } from './words.ts';
 
@@ -67,7 +68,8 @@ function tssFault(cpu: Cpu, ext: number): GuestFault {
   return new GuestFault(VECTOR.TS, selectorCode(cpu.get32(TR + SEG_FIELD.selector), ext));
 }
 
-function refuseSwitch(selector: number, how: string): never {
+function refuseSwitch(cpu: Cpu, selector: number, cause: TaskSwitchCause, how: string): never {
+  cpu.intercepts?.taskSwitch(selector, cause);
   throw new VmmUnsupported('hardware task switching', `${how}, TSS selector 0x${selector.toString(16)}`);
 }
 
@@ -99,25 +101,25 @@ function requireAvailableTss(cpu: Cpu, selector: number, ext: number): void {
 /** A task gate in the IDT was invoked (its DPL and presence are checked): refuses as INT n would. */
 export function interruptTask(cpu: Cpu, tss: number, ext: number): never {
   requireAvailableTss(cpu, tss, ext);
-  refuseSwitch(tss, 'interrupt through a task gate');
+  refuseSwitch(cpu, tss, 'gate', 'interrupt through a task gate');
 }
 
 /** JMP or CALL to a task gate in the GDT or LDT (Intel SDM volume 2, JMP: TASK-GATE). */
-export function jumpTaskGate(cpu: Cpu, selector: number, gate: Descriptor): never {
+export function jumpTaskGate(cpu: Cpu, selector: number, gate: Descriptor, cause: 'call' | 'jump'): never {
   const attributes = attributesOf(gate);
   if (dplOf(attributes) < cpu.cpl || dplOf(attributes) < (selector & 3)) throw gp(selectorCode(selector, 0));
   if ((attributes & ATTR_P) === 0) throw new GuestFault(VECTOR.NP, selectorCode(selector, 0));
   const tss = gate.low >>> 16;
   requireAvailableTss(cpu, tss, 0);
-  refuseSwitch(tss, 'far transfer through a task gate');
+  refuseSwitch(cpu, tss, cause, 'far transfer through a task gate');
 }
 
 /** JMP or CALL to a TSS descriptor (Intel SDM volume 2, JMP: TASK-STATE-SEGMENT). */
-export function jumpTss(cpu: Cpu, selector: number, descriptor: Descriptor): never {
+export function jumpTss(cpu: Cpu, selector: number, descriptor: Descriptor, cause: 'call' | 'jump'): never {
   const dpl = dplOf(attributesOf(descriptor));
   if (dpl < cpu.cpl || dpl < (selector & 3)) throw gp(selectorCode(selector, 0));
   requireAvailableTss(cpu, selector, 0);
-  refuseSwitch(selector, 'far transfer to a TSS');
+  refuseSwitch(cpu, selector, cause, 'far transfer to a TSS');
 }
 
 /** IRET with NT set outside long mode (Intel SDM volume 2, IRET: TASK-RETURN): #TS with the back link unless valid. */
@@ -131,5 +133,5 @@ export function returnTask(cpu: Cpu): never {
   if (type !== SYSTEM_TYPE.tss16Busy && type !== SYSTEM_TYPE.tss32Busy) throw fault;
   if ((attributes & ATTR_P) === 0) throw new GuestFault(VECTOR.NP, selectorCode(link, 0));
   requireTssLimit(link, descriptor, 0);
-  refuseSwitch(link, 'IRET with NT set');
+  refuseSwitch(cpu, link, 'iret', 'IRET with NT set');
 }

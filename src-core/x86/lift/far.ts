@@ -28,7 +28,7 @@ const farReturn = defineCallout('ret.far', 'farTransfer', (cpu, _dst, _a, _b, im
   returnFar(cpu, imm as OperandSize, c),
 );
 /** imm = operand size in bits. */
-const iret = defineCallout('iret', 'farTransfer', (cpu, _dst, _a, _b, imm) => {
+export const iret = defineCallout('iret', 'farTransfer', (cpu, _dst, _a, _b, imm) => {
   interruptReturn(cpu, imm as OperandSize);
   attendToFlags(cpu);
 });

@@ -23,7 +23,15 @@ export const portWrite = defineCallout('out', 'portIo', (cpu, _dst, a, b, imm, c
   writePort(cpu, imm < 0 ? cpu.u16[a >> 1]! : imm, c, value);
 });
 
-// INS and OUTS of one element: a = linear address (64 bits), c = bytes. The port is DX.
+/** imm of INS and OUTS, which is for those who want to know what instruction it is. */
+export const STRING_IO = { repeated: 1, address16: 2, address32: 4, address64: 8 } as const;
+const ADDRESS_SIZES = {
+  16: STRING_IO.address16,
+  32: STRING_IO.address32,
+  64: STRING_IO.address64,
+} as const;
+
+// INS and OUTS of one element: a = linear address (64 bits), c = bytes, imm = STRING_IO. The port is DX.
 export const insElement = defineCallout('ins', 'portIo', (cpu, _dst, a, _b, _imm, c) => {
   const { mmu } = cpu;
   const port = cpu.u16[RDX >> 1]!;
@@ -77,8 +85,10 @@ for (const [input, output, bits] of [
     lift(mnemonic, (cx) => {
       if (cx.cpl > 0) cx.b.callout(checkPermission, { c: bits / 8 });
       const s = new StringInstruction(cx, bits);
+      const repeated = cx.insn.hasRepPrefix || cx.insn.hasRepnePrefix;
+      const imm = ADDRESS_SIZES[s.width] | (repeated ? STRING_IO.repeated : 0);
       repeat(cx, s.width, () => {
-        cx.b.callout(callout, { a: cx.linear(s.address(index, index === RDI)), c: bits / 8 });
+        cx.b.callout(callout, { a: cx.linear(s.address(index, index === RDI)), imm, c: bits / 8 });
         s.advance(index);
       });
       if (!cx.b.ended) cx.endBlock();

@@ -5,7 +5,8 @@ import type { Cpu } from '../../../x86/cpu.ts';
 import { cpuidCallout } from '../../../x86/cpuid.ts';
 import { checkIoPermission } from '../../../x86/io-permission.ts';
 import { CR0, RCX, RDX } from '../../../x86/layout.ts';
-import { insElement, outsElement, portRead, portWrite } from '../../../x86/lift/ports.ts';
+import { iret } from '../../../x86/lift/far.ts';
+import { insElement, outsElement, portRead, portWrite, STRING_IO } from '../../../x86/lift/ports.ts';
 import { rdmsr, rdpmc, rdtsc, rdtscp, wrmsr } from '../../../x86/msr.ts';
 import type { ModelExitReason } from './meter.ts';
 import { EXIT_CODE, INTERCEPT1, INTERCEPT2, VMCB, type Vmcb } from './vmcb.ts';
@@ -35,7 +36,18 @@ export interface Operands {
 export type InstructionIntercept = (cpu: Cpu, vmcb: Vmcb, operands: Operands) => InstructionExit | undefined;
 
 /** EXITINFO1 of IOIO (APM volume 2, section 15.10.2). */
-const IOIO = { in: 1, string: 4, size8: 0x10, size16: 0x20, size32: 0x40, portShift: 16 } as const;
+export const IOIO = {
+  in: 1,
+  string: 4,
+  repeated: 8,
+  size8: 0x10,
+  size16: 0x20,
+  size32: 0x40,
+  address16: 0x80,
+  address32: 0x100,
+  address64: 0x200,
+  portShift: 16,
+} as const;
 const IOIO_SIZE: Readonly<Record<number, number>> = { 1: IOIO.size8, 2: IOIO.size16, 4: IOIO.size32 };
 /** EXITINFO1 of a MOV to or from a control register: set for MOV, with the number of the general register below. */
 const MOV_CR = 0x80000000;
@@ -66,6 +78,20 @@ function ioio(cpu: Cpu, vmcb: Vmcb, port: number, size: number, kind: number): I
   checkIoPermission(cpu, port, size);
   return exit(EXIT_CODE.IOIO, 'portIo', kind | IOIO_SIZE[size]! | (port << IOIO.portShift));
 }
+
+/** INS (`IOIO.in`) or OUTS of one element. */
+const stringIo =
+  (direction: number): InstructionIntercept =>
+  (cpu, vmcb, { imm, c }) => {
+    const address =
+      (imm & STRING_IO.address16) !== 0
+        ? IOIO.address16
+        : (imm & STRING_IO.address32) !== 0
+          ? IOIO.address32
+          : IOIO.address64;
+    const repeated = (imm & STRING_IO.repeated) !== 0 ? IOIO.repeated : 0;
+    return ioio(cpu, vmcb, cpu.u16[DX]!, c, direction | IOIO.string | repeated | address);
+  };
 
 const portOf = (cpu: Cpu, { a, imm }: Operands): number => (imm < 0 ? cpu.u16[a >> 1]! : imm);
 const DX = RDX >> 1;
@@ -134,6 +160,8 @@ export const INSTRUCTION_INTERCEPTS: ReadonlyMap<Callout, InstructionIntercept> 
   [lmsw, machineStatusWord],
   [portRead, (cpu, vmcb, operands) => ioio(cpu, vmcb, portOf(cpu, operands), operands.c, IOIO.in)],
   [portWrite, (cpu, vmcb, operands) => ioio(cpu, vmcb, portOf(cpu, operands), operands.c, 0)],
-  [insElement, (cpu, vmcb, { c }) => ioio(cpu, vmcb, cpu.u16[DX]!, c, IOIO.in | IOIO.string)],
-  [outsElement, (cpu, vmcb, { c }) => ioio(cpu, vmcb, cpu.u16[DX]!, c, IOIO.string)],
+  [insElement, stringIo(IOIO.in)],
+  [outsElement, stringIo(0)],
+  // How the VMM learns that the handler of a non-maskable interrupt is over.
+  [iret, open(VMCB.intercept1, INTERCEPT1.iret, EXIT_CODE.IRET, 'interruptWindow')],
 ]);

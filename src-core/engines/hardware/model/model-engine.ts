@@ -3,13 +3,18 @@ import { FLAG_IF } from '../../../x86/bits.ts';
 import type { Callout, CalloutFunction } from '../../../x86/callout.ts';
 import type { Cpu } from '../../../x86/cpu.ts';
 import { pushesErrorCode, VECTOR } from '../../../x86/faults.ts';
-import type { Intercepts } from '../../../x86/intercepts.ts';
+import type { Intercepts, TaskSwitchCause } from '../../../x86/intercepts.ts';
 import { CR2, CTL, FLAGS_SYSTEM } from '../../../x86/layout.ts';
 import { MSR_INDEX } from '../../../x86/msr.ts';
 import { ACCESS, type Access, type PageWalker, PF } from '../../../x86/paging.ts';
 import type { Engine, RunEnd } from '../../engine.ts';
 import type { SoftwareEngine } from '../../software/software-engine.ts';
-import { INSTRUCTION_INTERCEPTS, type InstructionExit, type InstructionIntercept } from './instructions.ts';
+import {
+  INSTRUCTION_INTERCEPTS,
+  IOIO,
+  type InstructionExit,
+  type InstructionIntercept,
+} from './instructions.ts';
 import { Meter, type ModelExitReason, type ModelMmu, type ModelStatistics } from './meter.ts';
 import type { CostProfile } from './profile.ts';
 import { ShadowTables } from './shadow.ts';
@@ -32,6 +37,11 @@ const NESTED_LEVELS = 4;
 const GUEST_ASID = 1;
 /** EXITINFO1 of a nested page fault for the final address, in the upper half (APM volume 2, section 15.25.6). */
 const NPF_FINAL = 1;
+const PAGES_IN_4_GIB = 0x100000;
+/** Bit of EVENTINJ: the event pushes the error code in the upper half. */
+const EVENT_ERROR_CODE_VALID = 1n << 11n;
+/** EXITINFO2 of a task switch, upper half (APM volume 2, section 15.14.1). */
+const TASK_SWITCH = { iret: 1 << 4, jump: 1 << 6, errorCode: 1 << 12 } as const;
 
 /** MSRs that are the guest's own while it runs: VMLOAD and VMRUN load them. */
 const PASSED_MSRS = [
@@ -66,7 +76,11 @@ export interface ModelEngineParts {
  * faults; all RAM is mapped from the beginning, so there are no others) or by shadow page tables (ShadowTables; with
  * page-fault, CR3 and INVLPG exits). The software TLB stands for the processor's.
  *
- * A string I/O instruction exits for each element. An instruction that reads and writes a device's memory exits twice. The
+ * A REP INS or OUTS exits before the element it is at, with STR and REP set (APM volume 2, section 15.10.2); how much of
+ * the rest the VMM emulates before it resumes the guest is up to the VMM. This one goes on to the end of the memory
+ * operand's page, or to an interrupt, as software does that translates the operand once an exit; so there is an exit for
+ * each page. Tasks are not switched (x86/task.ts): their exit is the last. A fault in the delivery of an exception
+ * reaches the VMM as the double fault that the two become. An instruction that reads and writes a device's memory exits twice. The
  * VMCB's arithmetic flags are exact at intercepted instructions and events; at exits for memory they, and in code that
  * was adapted before the model came (translator/adaptation.ts) registers too, may be those of a little before.
  */
@@ -95,6 +109,10 @@ export class ModelEngine implements Engine, Intercepts {
   #leftAt = -1n;
   /** Linear address of the last store that missed the TLB. */
   #stored = 0;
+  /** The event that is being delivered, in the form of EVENTINJ; 0 when none is. */
+  #event = 0n;
+  /** The repeated string I/O that the VMM emulates: its address, the page of its operand, instructions retired with it. */
+  #string = { rip: 0n, page: -1, retired: -1 };
 
   constructor({ cpu, software, mmu, profile }: ModelEngineParts) {
     this.#cpu = cpu;
@@ -126,6 +144,7 @@ export class ModelEngine implements Engine, Intercepts {
         INTERCEPT1.hlt |
         INTERCEPT1.ioioProt |
         INTERCEPT1.msrProt |
+        INTERCEPT1.taskSwitch |
         INTERCEPT1.shutdown |
         (shadow ? INTERCEPT1.invlpg : 0),
     );
@@ -153,7 +172,10 @@ export class ModelEngine implements Engine, Intercepts {
     try {
       this.#vmrun();
       const end = this.#software.run(maxInstructions, exact);
-      if (end === 'shutdown') this.#leaveGuest(EXIT_CODE.SHUTDOWN, 'exception');
+      if (end === 'shutdown') {
+        this.#leaveGuest(EXIT_CODE.SHUTDOWN, 'exception');
+        this.#event = 0n;
+      }
       // How long a slice takes is up to the host that executes the model: its end is no exit.
       this.#meter.count('slice');
       this.#inGuest = end === 'slice' && this.#retired() > this.#exitedAt + 1;
@@ -199,6 +221,8 @@ export class ModelEngine implements Engine, Intercepts {
     const { rip, next } = this.#software.position();
     vmcb.save(this.#cpu, rip);
     vmcb.set64(VMCB.nRip, next);
+    // What was being delivered was not: the VMM is to inject it again.
+    vmcb.set64(VMCB.exitIntInfo, this.#event);
     vmcb.set64(VMCB.eventInj, 0n);
     const { u32 } = vmcb;
     u32[VMCB.exitCode >> 2] = code;
@@ -242,6 +266,15 @@ export class ModelEngine implements Engine, Intercepts {
     vmcb.u8[VMCB.tlbControl] = this.#tlbControl;
   }
 
+  /** An event in whose delivery the guest was left comes first of all (APM volume 2, section 15.7.2). */
+  #injectAgain(): void {
+    const { vmcb } = this;
+    const interrupted = vmcb.get64(VMCB.exitIntInfo);
+    if (interrupted === 0n) return;
+    vmcb.set64(VMCB.eventInj, interrupted);
+    this.#meter.injection();
+  }
+
   /** Asks for an exit as soon as the guest takes interrupts: a virtual one is pending (APM volume 2, section 15.21.4). */
   #awaitWindow(on: boolean): void {
     const { vmcb } = this;
@@ -258,31 +291,36 @@ export class ModelEngine implements Engine, Intercepts {
   wrap(callout: Callout): CalloutFunction {
     const { run, reason } = callout;
     const intercept = INSTRUCTION_INTERCEPTS.get(callout);
-    if (intercept) return this.#intercepted(intercept, run);
-    if (reason === 'farTransfer' || reason === 'systemCall') {
-      return (cpu, dst, a, b, imm, c) => {
-        this.#meter.native(reason);
-        run(cpu, dst, a, b, imm, c);
-      };
-    }
-    return run;
+    const native: CalloutFunction =
+      reason === 'farTransfer' || reason === 'systemCall'
+        ? (cpu, dst, a, b, imm, c) => {
+            this.#meter.native(reason);
+            run(cpu, dst, a, b, imm, c);
+          }
+        : run;
+    return intercept ? this.#intercepted(intercept, run, native) : native;
   }
 
-  #intercepted(intercept: InstructionIntercept, run: CalloutFunction): CalloutFunction {
+  /** @param run executes the instruction as the VMM's emulation, `native` as the processor. */
+  #intercepted(
+    intercept: InstructionIntercept,
+    run: CalloutFunction,
+    native: CalloutFunction,
+  ): CalloutFunction {
     return (cpu, dst, a, b, imm, c) => {
       const taken = intercept(cpu, this.vmcb, { dst, a, b, imm, c });
       if (!taken) {
-        run(cpu, dst, a, b, imm, c);
+        native(cpu, dst, a, b, imm, c);
         return;
       }
-      this.#leaveForInstruction(taken);
+      if (!this.#emulatesOn(taken, a)) this.#leaveForInstruction(taken);
       this.#handling = true;
       try {
-        // The VMM's emulation. A fault of the instruction is thrown, and injected on entry.
+        // A fault of the instruction is thrown, and injected on entry.
         run(cpu, dst, a, b, imm, c);
       } finally {
         this.#handling = false;
-        this.vmcb.save(cpu, this.vmcb.get64(VMCB.nRip));
+        this.vmcb.save(cpu, taken.code === EXIT_CODE.IRET ? cpu.rip : this.vmcb.get64(VMCB.nRip));
         // The shadow of another root: entries of a shadow are never global.
         if (taken.code === EXIT_CODE.CR3_WRITE) this.vmcb.u8[VMCB.tlbControl] = TLB_CONTROL.flushGuest;
         this.#resumeGuest(true);
@@ -290,17 +328,43 @@ export class ModelEngine implements Engine, Intercepts {
     };
   }
 
+  /**
+   * Whether the VMM is in the middle of emulating this repeated string I/O, for which no further exit is taken. Notes where
+   * it is.
+   */
+  #emulatesOn({ code, low }: InstructionExit, operand: number): boolean {
+    if (code !== EXIT_CODE.IOIO || (low & IOIO.repeated) === 0) return false;
+    const before = this.#string;
+    const retired = this.#retired();
+    const { rip } = this.#software.position();
+    const { u32 } = this.#cpu;
+    const page = u32[(operand + 4) >> 2]! * PAGES_IN_4_GIB + (u32[operand >> 2]! >>> 12);
+    this.#string = { rip, page, retired };
+    if (before.rip !== rip || before.page !== page || before.retired !== retired - 1) return false;
+    this.#exitedAt = retired;
+    return true;
+  }
+
   #leaveForInstruction({ code, reason, low, high }: InstructionExit): void {
     this.#leaveGuest(code, reason, low, high);
-    if (code !== EXIT_CODE.IOIO) return;
     const { vmcb } = this;
+    if (code === EXIT_CODE.IRET) vmcb.setIntercepts(VMCB.intercept1, INTERCEPT1.iret, false);
+    if (code !== EXIT_CODE.IOIO) return;
     vmcb.set64(VMCB.exitInfo2, vmcb.get64(VMCB.nRip));
     this.#meter.detail('portIo', `0x${(low >>> 16).toString(16)}`);
   }
 
   exception(vector: number, errorCode: number): void {
+    const code = pushesErrorCode(vector) ? errorCode : undefined;
     this.#meter.native('exception');
-    if (!this.vmcb.intercepts(VMCB.interceptException, 1 << vector)) return;
+    if (this.vmcb.intercepts(VMCB.interceptException, 1 << vector)) {
+      this.#interceptedException(vector, errorCode, code);
+    }
+    this.#event = eventInjection(vector, EVENT_TYPE.exception, code);
+  }
+
+  /** @param code what the exception pushes */
+  #interceptedException(vector: number, errorCode: number, code: number | undefined): void {
     if (vector !== VECTOR.PF) {
       this.#leaveGuest(EXIT_CODE.EXCP_PF - VECTOR.PF + vector, 'exception', errorCode);
     } else {
@@ -308,9 +372,32 @@ export class ModelEngine implements Engine, Intercepts {
       const [low, high] = [u32[CR2 >> 2]!, u32[(CR2 + 4) >> 2]!];
       this.#leaveGuest(EXIT_CODE.EXCP_PF, 'truePageFault', errorCode, 0, low, high);
     }
-    // The guest's own tables fault, too: the VMM gives the fault to the guest.
-    this.#inject(vector, EVENT_TYPE.exception, pushesErrorCode(vector) ? errorCode : undefined);
+    // The guest's own tables fault, too: the VMM gives the fault to the guest, in the place of what it interrupted.
+    this.#inject(vector, EVENT_TYPE.exception, code);
     this.#resumeGuest(false);
+  }
+
+  softwareEvent(vector: number, interrupt: boolean): void {
+    this.#event = eventInjection(vector, interrupt ? EVENT_TYPE.software : EVENT_TYPE.exception);
+  }
+
+  delivered(): void {
+    this.#event = 0n;
+  }
+
+  taskSwitch(selector: number, cause: TaskSwitchCause): void {
+    if (!this.vmcb.intercepts(VMCB.intercept1, INTERCEPT1.taskSwitch)) return;
+    const pushes = (this.#event & EVENT_ERROR_CODE_VALID) !== 0n;
+    this.#leaveGuest(
+      EXIT_CODE.TASK_SWITCH,
+      'otherCallout',
+      selector,
+      0,
+      pushes ? Number(this.#event >> 32n) : 0,
+      (cause === 'iret' ? TASK_SWITCH.iret : 0) |
+        (cause === 'jump' ? TASK_SWITCH.jump : 0) |
+        (pushes ? TASK_SWITCH.errorCode : 0),
+    );
   }
 
   interrupt(vector: number, nonMaskable: boolean): void {
@@ -326,6 +413,8 @@ export class ModelEngine implements Engine, Intercepts {
     } else {
       this.#inject(vector, nonMaskable ? EVENT_TYPE.nmi : EVENT_TYPE.interrupt);
     }
+    this.#event = eventInjection(vector, nonMaskable ? EVENT_TYPE.nmi : EVENT_TYPE.interrupt);
+    if (nonMaskable) vmcb.setIntercepts(VMCB.intercept1, INTERCEPT1.iret, true);
     this.#meter.count('interrupt');
     this.#meter.detail('interrupt', `0x${vector.toString(16).padStart(2, '0')}`);
     this.#meter.native('interrupt');
@@ -353,6 +442,7 @@ export class ModelEngine implements Engine, Intercepts {
       (access === ACCESS.write ? PF.write : access === ACCESS.execute ? PF.instruction : 0) |
       (this.#cpu.cpl === 3 ? PF.user : 0);
     this.#leaveGuest(EXIT_CODE.EXCP_PF, 'hiddenPageFault', code, 0, lin | 0, Math.floor(lin / TWO_32));
+    this.#injectAgain();
     this.#resumeGuest(false);
   }
 
@@ -373,7 +463,9 @@ export class ModelEngine implements Engine, Intercepts {
       this.#meter.detail('trace', 'page table');
     }
     shadow.written(arena, size);
-    if (exits) this.#resumeGuest(false);
+    if (!exits) return;
+    this.#injectAgain();
+    this.#resumeGuest(false);
   }
 
   device(phys: number, _size: number, write: boolean): void {
@@ -384,6 +476,7 @@ export class ModelEngine implements Engine, Intercepts {
     if (this.#shadow) this.#leaveGuest(EXIT_CODE.EXCP_PF, 'mmio', rights, 0, low, high);
     else this.#leaveGuest(EXIT_CODE.NPF, 'mmio', rights | PF.user, NPF_FINAL, low, high);
     this.#meter.detail('mmio', this.#cpu.memory.deviceAt(phys) ?? this.#noDevice(phys));
+    this.#injectAgain();
     this.#resumeGuest(false);
   }
 

@@ -66,6 +66,8 @@ export const VMCB = {
   exitCode: 0x070,
   exitInfo1: 0x078,
   exitInfo2: 0x080,
+  /** u64: EXITINTINFO, the event in whose delivery the guest was left, in the form of eventInj. */
+  exitIntInfo: 0x088,
   /** u64: bit 0 enables nested paging. */
   npEnable: 0x090,
   /** u64: event to inject on entry: see eventInjection. */
@@ -125,11 +127,13 @@ export const INTERCEPT1 = {
   rdtsc: 1 << 14,
   rdpmc: 1 << 15,
   cpuid: 1 << 18,
+  iret: 1 << 20,
   invd: 1 << 22,
   hlt: 1 << 24,
   invlpg: 1 << 25,
   ioioProt: 1 << 27,
   msrProt: 1 << 28,
+  taskSwitch: 1 << 29,
   shutdown: 0x80000000 | 0,
 } as const;
 
@@ -159,11 +163,13 @@ export const EXIT_CODE = {
   RDTSC: 0x6e,
   RDPMC: 0x6f,
   CPUID: 0x72,
+  IRET: 0x74,
   INVD: 0x76,
   HLT: 0x78,
   INVLPG: 0x79,
   IOIO: 0x7b,
   MSR: 0x7c,
+  TASK_SWITCH: 0x7d,
   SHUTDOWN: 0x7f,
   RDTSCP: 0x87,
   WBINVD: 0x89,
@@ -182,9 +188,9 @@ export function exitCodeName(code: number): string {
 }
 
 /** Types of an injected event (APM volume 2, section 15.20). */
-export const EVENT_TYPE = { interrupt: 0, nmi: 2, exception: 3 } as const;
+export const EVENT_TYPE = { interrupt: 0, nmi: 2, exception: 3, software: 4 } as const;
 
-/** What goes into VMCB.eventInj. */
+/** What stands in VMCB.eventInj and VMCB.exitIntInfo. */
 export function eventInjection(vector: number, type: number, errorCode?: number): bigint {
   const low = vector | (type << 8) | (errorCode === undefined ? 0 : 1 << 11) | 0x80000000;
   return BigInt(low >>> 0) | (BigInt((errorCode ?? 0) >>> 0) << 32n);
