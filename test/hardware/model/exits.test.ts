@@ -73,7 +73,12 @@ function make({ bits, code, prepare, mmu = 'nested', interrupts }: GuestParts) {
     load(target);
   });
   let bytes = 0;
-  ports.register(PORT, PORT, 'test', { readPort: () => ++bytes & 0xff, writePort: () => void bytes++ });
+  ports.register(PORT, PORT, 'test', {
+    readPort: () => ++bytes & 0xff,
+    writePort: () => {
+      bytes++;
+    },
+  });
   return {
     ...vcpu,
     ...place,
@@ -117,8 +122,10 @@ describe('String I/O', () => {
       prepare: realMode,
     });
     guest.run();
-    const [byte, word] = [0x10, 0x20].map((size) => (PORT << 16) | 0x80 | size | 4);
-    expect(guest.named('IOIO').map(({ info1 }) => info1)).toEqual([byte, word, byte! | 8, byte! | 8]);
+    // Port, A16 and STR; SZ8 or SZ16; REP.
+    const string = (PORT << 16) | 0x80 | 4;
+    const informations = [0x10, 0x20, 0x10 | 8, 0x10 | 8].map((rest) => string | rest);
+    expect(guest.named('IOIO').map(({ info1 }) => info1)).toEqual(informations);
   });
 
   it('an interrupt ends what is emulated in one exit', () => {

@@ -21,12 +21,20 @@ interface Entry {
   writable: boolean;
 }
 
+interface Table {
+  /** What was used of it, by index. */
+  readonly names: Map<number, Set<string>>;
+  /** Stores since the last first use, and the entry that the last one was to. */
+  stores: number;
+  last: number;
+}
+
 export class PageTableCensus implements MemoryObserver {
   readonly #cpu: Cpu;
   /** By a name that says where it is: table page, level and index; or large page, rights and piece. */
   #used = new Map<string, Entry>();
-  /** Table pages: names of what was used of them, stores since the last first use and the entry that the last one was to. */
-  #tables = new Map<number, { names: Map<number, Set<string>>; stores: number; last: number }>();
+  /** By table page. */
+  #tables = new Map<number, Table>();
   #paging = '';
 
   /** Stores of the guest to page tables in use. */
@@ -54,15 +62,14 @@ export class PageTableCensus implements MemoryObserver {
     const size = (this.#cpu.cr4 & (1 << 5)) !== 0 ? 8 : 4;
     const large = walker.levels === 0 || walker.pageShift !== 12;
     let leafName = '';
-    const walked: number[] = [];
+    const walked: Table[] = [];
     for (let level = 0; level < walker.levels; level++) {
       const at = mmu.plainMemory(walker.entryAt[level] ?? -1);
       const page = Math.floor(at / 4096);
       // The same table at another distance from the pages it maps is another one.
       const below = walker.levels - level + (walker.pageShift === 12 ? 0 : walker.pageShift === 30 ? 2 : 1);
       const name = `${page}/${below}/${Math.floor((at % 4096) / size)}`;
-      walked.push(page);
-      this.#noteTable(page, Math.floor((at % 4096) / size), name);
+      walked.push(this.#noteTable(page, Math.floor((at % 4096) / size), name));
       const last = level === walker.levels - 1 && !large;
       if (last) {
         leafName = name;
@@ -78,7 +85,7 @@ export class PageTableCensus implements MemoryObserver {
     const leaf = this.#used.get(leafName);
     const write = access === ACCESS.write;
     if (known && leaf && (!write || !plain || leaf.writable)) return;
-    for (const page of walked) this.#tables.get(page)!.stores = 0;
+    for (const table of walked) table.stores = 0;
     this.#used.set(leafName, { maps: target, writable: plain && dirty && (allowed || write) });
     // A store to a table is counted as that, one to ROM as the device access that it is.
     if (!write || plain) this.firstUses++;
@@ -86,7 +93,7 @@ export class PageTableCensus implements MemoryObserver {
     if (large) this.#cpu.mmu.dropTranslations();
   }
 
-  #noteTable(page: number, index: number, name: string): void {
+  #noteTable(page: number, index: number, name: string): Table {
     let table = this.#tables.get(page);
     if (!table) {
       this.#tables.set(page, (table = { names: new Map(), stores: 0, last: -1 }));
@@ -95,6 +102,7 @@ export class PageTableCensus implements MemoryObserver {
     }
     const names = table.names.get(index) ?? new Set();
     table.names.set(index, names.add(name));
+    return table;
   }
 
   tableWritten(arena: number, size: number, byGuest: boolean): void {
