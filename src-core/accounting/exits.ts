@@ -54,12 +54,19 @@ interface ReasonCounters {
   timedCount: number;
   ns: number;
   histogram: number[];
+  modelledNs: number;
 }
 
 /** A copy of the counters, plain data for messages and files. */
 export interface ExitSnapshot {
-  /** `count` is exact; `ns` is the sum over the `timed` exits that were measured (all, or a sample). */
-  reasons: Record<string, { count: number; timed: number; ns: number; histogram: number[] }>;
+  /**
+   * `count` is exact; `ns` is the sum over the `timed` exits that were measured (all, or a sample). `modelledNs`, where
+   * the model of hardware virtualization took exits, is what its cost profile says they take: measured by nobody.
+   */
+  reasons: Record<
+    string,
+    { count: number; timed: number; ns: number; histogram: number[]; modelledNs?: number | undefined }
+  >;
   /** Details under a reason: port I/O by port ("0x3f8"), MMIO by device. */
   details: Record<string, Record<string, number>>;
   /** Host ns by category since power-on. */
@@ -82,6 +89,7 @@ export class ExitAccounting {
         timedCount: 0,
         ns: 0,
         histogram: new Array<number>(HISTOGRAM_BUCKETS).fill(0),
+        modelledNs: 0,
       });
     }
   }
@@ -118,6 +126,12 @@ export class ExitAccounting {
     counters.histogram[bucket] = (counters.histogram[bucket] ?? 0) + 1;
   }
 
+  /** Adds what a model says that exits take. */
+  addModelledTime(reason: ExitReason, ns: number): void {
+    if (this.#other) this.#other.addModelledTime(reason, ns);
+    else this.#of(reason).modelledNs += ns;
+  }
+
   detail(reason: ExitReason, key: string, times = 1): void {
     if (this.#other) {
       this.#other.detail(reason, key, times);
@@ -134,8 +148,9 @@ export class ExitAccounting {
 
   snapshot(): ExitSnapshot {
     const reasons: ExitSnapshot['reasons'] = {};
-    for (const [key, { count, timedCount, ns, histogram }] of this.#reasons) {
-      reasons[key] = { count, timed: timedCount, ns, histogram: [...histogram] };
+    for (const [key, { count, timedCount, ns, histogram, modelledNs }] of this.#reasons) {
+      const modelled = modelledNs > 0 && { modelledNs };
+      reasons[key] = { count, timed: timedCount, ns, histogram: [...histogram], ...modelled };
     }
     const details: ExitSnapshot['details'] = {};
     for (const [key, map] of this.#details) details[key] = Object.fromEntries(map);

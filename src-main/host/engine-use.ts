@@ -62,6 +62,11 @@ function difference(engine: EngineName, before: Counters, after: Counters): Engi
     const then = before.exits.reasons[reason];
     const count = grown(then?.count, now.count);
     if (count === 0) continue;
+    if (engine.accelerator === 'model') {
+      const ns = grown(then?.modelledNs, now.modelledNs ?? 0);
+      reasons[reason] = { count, ns: ns > 0 ? ns : null };
+      continue;
+    }
     const timed = grown(then?.timed, now.timed);
     const ns = grown(then?.ns, now.ns);
     reasons[reason] = { count, ns: timed > 0 ? (ns / timed) * count : null };

@@ -170,24 +170,39 @@ describeKvm('A machine that changes engines', () => {
     expect((await ended).text).toMatch(LOAD_RIGHT);
   });
 
-  it.for([
-    ['software', 'hardware'],
-    ['hardware', 'software'],
-  ] as const)('a snapshot of %s goes on under %s', { timeout: 120_000 }, async ([from, to]) => {
-    const first = loadMachine({ engine: from });
+  const ENGINES = {
+    software: {},
+    kvm: { engine: 'hardware' },
+    'nested model': { engine: 'hardware', hardware: { accelerator: 'model', mmu: 'nested' } },
+    'shadow model': { engine: 'hardware', hardware: { accelerator: 'model', mmu: 'shadow' } },
+  } as const;
+  type Name = keyof typeof ENGINES;
+  const others = (Object.keys(ENGINES) as Name[]).filter((name) => name !== 'kvm');
+
+  it.for<[Name, Name]>(
+    others.flatMap((other) => [
+      ['kvm', other],
+      [other, 'kvm'],
+    ]),
+  )('a snapshot of %s goes on under %s', { timeout: 120_000 }, async ([from, to]) => {
+    const first = loadMachine(ENGINES[from]);
     first.machine.start();
     await new Promise((resolve) => setTimeout(resolve, 400));
     first.machine.pause();
-    expect(first.machine.engine).toBe(from);
+    const { engine } = first.machine;
+    expect(engine).toBe(from === 'software' ? 'software' : 'hardware');
     const chunks: Uint8Array[] = [];
     for await (const chunk of writeSnapshot(first.machine)) chunks.push(chunk);
     first.machine.stop();
-    const second = loadMachine({ engine: to });
+    const second = loadMachine(ENGINES[to]);
     await restoreSnapshot(second.machine, async function* () {
       yield* chunks;
     });
     second.machine.start();
-    expect(second.machine.engine).toBe(to);
+    expect(second.machine.engineStatus).toMatchObject({
+      accelerator: to === 'software' ? null : to === 'kvm' ? 'kvm' : 'model',
+      problem: null,
+    });
     await new Promise((resolve) => setTimeout(resolve, 200));
     second.stop();
     // The name of the test was said before the snapshot.

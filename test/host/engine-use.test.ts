@@ -52,6 +52,25 @@ test('what is counted belongs to the engine that ran, whatever runs when it is r
   expect(tracker.take(6000)).toMatchObject([{ ms: 1, instructions: 0, reasons: {} }]);
 });
 
+test('under the model time is what the model says, and on the other engines never', () => {
+  const accounting = new ExitAccounting();
+  const counters = () => ({ exits: accounting.snapshot(), guestNs: 0 });
+  const tracker = new EngineUseTracker(SOFTWARE, counters());
+  accounting.count('portIo', 2);
+  accounting.addTime('portIo', 500);
+  tracker.count(counters(), { kind: 'hardware', accelerator: 'model' });
+  accounting.count('portIo', 3);
+  accounting.addModelledTime('portIo', 3600);
+  accounting.count('slice');
+  tracker.count(counters(), SOFTWARE);
+  accounting.count('portIo');
+  tracker.count(counters());
+  expect(tracker.pending).toMatchObject([
+    { engine: SOFTWARE, reasons: { portIo: { count: 3, ns: 1000 } } },
+    { engine: { accelerator: 'model' }, reasons: { portIo: { count: 3, ns: 3600 }, slice: { ns: null } } },
+  ]);
+});
+
 test('both forms of the export hold every engine and reason', () => {
   const use = { ms: 2000, instructions: 5, reasons: { portIo: { count: 10, ns: 4000 } } };
   const samples = [

@@ -154,6 +154,7 @@ describe('a guest that changes engines', () => {
     ['shadow', 'software'],
     ['software', 'shadow'],
     ['shadow', 'nested'],
+    ['nested', 'shadow'],
   ] as const)(
     'a snapshot of %s goes on under %s',
     async (from, to) => {
@@ -200,6 +201,9 @@ describe('what it says of itself', () => {
     const sum = Object.values(reasons).reduce((all, one) => all + one.cycles, 0);
     expect(sum).toBeLessThanOrEqual(cycles.exits);
     expect(sum).toBeGreaterThan(0.9 * cycles.exits);
+    const modelledNs = machine.accounting.snapshot().reasons.portIo?.modelledNs ?? 0;
+    expect(modelledNs).toBeCloseTo(((reasons.portIo?.cycles ?? 0) * 1000) / statistics.profile.mhz, 3);
+    expect(modelledNs).toBeGreaterThan(0);
     expect(Object.keys(counters.model ?? {}).every((name) => name.startsWith('modelled.'))).toBe(true);
   });
 

@@ -61,6 +61,8 @@ export class Meter {
   readonly #reasons = new Map<ModelExitReason, Sum>();
   /** What `publish` has not moved to the accounting yet. */
   readonly #unpublished = new Map<ExitReason, number>();
+  /** The same, cycles. */
+  readonly #unpublishedCycles = new Map<ExitReason, number>();
   readonly #details: [ExitReason, string][] = [];
   #instructions = 0;
   #events = 0;
@@ -83,6 +85,7 @@ export class Meter {
     add(this.#codes, code, cycles);
     add(this.#reasons, reason, cycles);
     this.#exits += cycles;
+    this.#unpublishedCycles.set(reason, (this.#unpublishedCycles.get(reason) ?? 0) + cycles);
     if (code !== EXIT_CODE.INTR) this.count(reason);
   }
 
@@ -117,6 +120,11 @@ export class Meter {
   publish(): void {
     for (const [reason, count] of this.#unpublished) this.#accounting.count(reason, count);
     this.#unpublished.clear();
+    const { value: mhz } = this.#profile.mhz;
+    for (const [reason, cycles] of this.#unpublishedCycles) {
+      this.#accounting.addModelledTime(reason, (cycles * 1000) / mhz);
+    }
+    this.#unpublishedCycles.clear();
     for (const [reason, key] of this.#details) this.#accounting.detail(reason, key);
     this.#details.length = 0;
   }
