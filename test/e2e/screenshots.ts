@@ -16,6 +16,8 @@ const BOOT_LIMIT_MS = 500_000;
 const THEMES = ['dark', 'light'] as const;
 
 async function picture(page: Page, name: string): Promise<void> {
+  // Off whatever was clicked last, which would show that it is pointed at.
+  await page.mouse.move(0, 0);
   for (const colorScheme of THEMES) {
     await page.emulateMedia({ colorScheme });
     // Colours change over in a moment.
@@ -52,10 +54,20 @@ try {
   await window.takeSnapshot('Snapshot 1', 60_000);
   await window.tab('Snapshots').click();
   await picture(page, 'snapshots');
+  // The same on both, for the comparison.
+  for (const name of ['Model', 'Software']) {
+    await page.getByRole('radiogroup', { name: 'Engine' }).getByRole('radio', { name, exact: true }).click();
+    await window.tab('Console').click();
+    await window.type('for i in 1 2 3 4 5 6 7 8 9 10; do ls -l /bin | md5sum; done\n');
+    await page.waitForTimeout(12_000);
+  }
   await window.tab('Exits').click();
   await page.getByRole('button', { name: /^Port I\/O/ }).click();
   await page.waitForTimeout(2000);
   await picture(page, 'exits');
+  await window.button('Engines side by side').click();
+  await page.waitForTimeout(2000);
+  await picture(page, 'engines');
 } finally {
   await browser.close();
   await app.stop();
