@@ -181,7 +181,11 @@ function openError(device: string, errno: number): KvmError {
     case ERRNO.ENOENT:
     case ERRNO.ENXIO:
     case ERRNO.ENODEV:
-      return new KvmError('absent', `This host has no ${device}.`, { ...absentHint(), cause });
+      // Of another path than KVM's own nothing follows for the host.
+      return new KvmError('absent', `This host has no ${device}.`, {
+        ...(device === KVM_DEVICE && absentHint()),
+        cause,
+      });
     case ERRNO.EACCES:
     case ERRNO.EPERM:
       return new KvmError('permission', `You may not use ${device} (${describeErrno(errno)}).`, {
