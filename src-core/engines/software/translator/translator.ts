@@ -13,6 +13,7 @@ import { emitRegion, type RecordSite } from './emit-region.ts';
 import { declareRegionImports, type RegionImportValues } from './imports.ts';
 import { buildRegion, type Region, type RegionNode, type RegionSource } from './region.ts';
 import type { FormOf } from './step.ts';
+import { optimiseSoon } from './tiering.ts';
 import { DropCounts, type Translation } from './translation.ts';
 
 const WASM_PAGE = 65536;
@@ -107,6 +108,7 @@ export class Translator {
     /** Most regions alive, and one. */
     slots?: number;
   }) {
+    optimiseSoon();
     this.#slots = slots;
     this.#arena = arena;
     this.#cpu = cpu;
