@@ -54,18 +54,23 @@ interface ReasonCounters {
   timedCount: number;
   ns: number;
   histogram: number[];
-  modelledNs: number;
+  modelled: ModelledExits;
+}
+
+export interface ModelledExits {
+  count: number;
+  ns: number;
 }
 
 /** A copy of the counters, plain data for messages and files. */
 export interface ExitSnapshot {
   /**
-   * `count` is exact; `ns` is the sum over the `timed` exits that were measured (all, or a sample). `modelledNs`, where
-   * the model of hardware virtualization took exits, is what its cost profile says they take: measured by nobody.
+   * `count` is exact; `ns` is the sum over the `timed` exits that were measured (all, or a sample). `modelled`: those of
+   * them that the model of hardware virtualization took, and what its cost profile says they take, which nobody measured.
    */
   reasons: Record<
     string,
-    { count: number; timed: number; ns: number; histogram: number[]; modelledNs?: number | undefined }
+    { count: number; timed: number; ns: number; histogram: number[]; modelled?: ModelledExits | undefined }
   >;
   /** Details under a reason: port I/O by port ("0x3f8"), MMIO by device. */
   details: Record<string, Record<string, number>>;
@@ -89,7 +94,7 @@ export class ExitAccounting {
         timedCount: 0,
         ns: 0,
         histogram: new Array<number>(HISTOGRAM_BUCKETS).fill(0),
-        modelledNs: 0,
+        modelled: { count: 0, ns: 0 },
       });
     }
   }
@@ -126,10 +131,12 @@ export class ExitAccounting {
     counters.histogram[bucket] = (counters.histogram[bucket] ?? 0) + 1;
   }
 
-  /** Adds what a model says that exits take. */
-  addModelledTime(reason: ExitReason, ns: number): void {
-    if (this.#other) this.#other.addModelledTime(reason, ns);
-    else this.#of(reason).modelledNs += ns;
+  /** Counts exits of a model, and what it says that they take. */
+  countModelled(reason: ExitReason, times: number, ns: number): void {
+    const counters = this.#of(reason);
+    counters.count += times;
+    counters.modelled.count += times;
+    counters.modelled.ns += ns;
   }
 
   detail(reason: ExitReason, key: string, times = 1): void {
@@ -148,9 +155,9 @@ export class ExitAccounting {
 
   snapshot(): ExitSnapshot {
     const reasons: ExitSnapshot['reasons'] = {};
-    for (const [key, { count, timedCount, ns, histogram, modelledNs }] of this.#reasons) {
-      const modelled = modelledNs > 0 && { modelledNs };
-      reasons[key] = { count, timed: timedCount, ns, histogram: [...histogram], ...modelled };
+    for (const [key, { count, timedCount, ns, histogram, modelled }] of this.#reasons) {
+      const some = modelled.count > 0 && { modelled: { ...modelled } };
+      reasons[key] = { count, timed: timedCount, ns, histogram: [...histogram], ...some };
     }
     const details: ExitSnapshot['details'] = {};
     for (const [key, map] of this.#details) details[key] = Object.fromEntries(map);

@@ -146,7 +146,7 @@ export const exitSnapshotSchema = z.object({
       timed: z.number(),
       ns: z.number(),
       histogram: z.array(z.number()),
-      modelledNs: z.number().optional(),
+      modelled: z.object({ count: z.number(), ns: z.number() }).optional(),
     }),
   ),
   details: z.record(z.string(), z.record(z.string(), z.number())),

@@ -63,7 +63,7 @@ function difference(engine: EngineName, before: Counters, after: Counters): Engi
     const count = grown(then?.count, now.count);
     if (count === 0) continue;
     if (engine.accelerator === 'model') {
-      const ns = grown(then?.modelledNs, now.modelledNs ?? 0);
+      const ns = grown(then?.modelled?.ns, now.modelled?.ns ?? 0);
       reasons[reason] = { count, ns: ns > 0 ? ns : null };
       continue;
     }

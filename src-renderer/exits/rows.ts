@@ -47,12 +47,14 @@ export function exitRows(
   const rows: ExitRow[] = [];
   let total = 0;
   for (const key of keys) {
-    const now = reasons[key] ?? { count: 0, timed: 0, ns: 0, histogram: [] };
+    const now = reasons[key] ?? { count: 0, timed: 0, ns: 0, histogram: [], modelled: undefined };
     const then = baseline?.reasons[key];
     const count = now.count - (then?.count ?? 0);
     const timed = now.timed - (then?.timed ?? 0);
     const ns = now.ns - (then?.ns ?? 0);
     const meanNs = timed > 0 ? ns / timed : null;
+    // Exits of the model are not timed, and take what nobody knows.
+    const modelled = (now.modelled?.count ?? 0) - (then?.modelled?.count ?? 0);
     total += count;
     rows.push({
       key,
@@ -61,7 +63,7 @@ export function exitRows(
       rate: statistics?.rates[key] ?? 0,
       share: 0,
       meanNs,
-      totalNs: meanNs === null ? null : meanNs * count,
+      totalNs: meanNs === null ? null : meanNs * (count - modelled),
       history: history.map(({ rates }) => rates[key] ?? 0),
       histogram: now.histogram.map((value, bucket) => value - (then?.histogram[bucket] ?? 0)),
       details: detailsOf(statistics?.exits.details[key] ?? {}, baseline?.details[key] ?? {}),

@@ -59,8 +59,7 @@ test('under the model time is what the model says, and on the other engines neve
   accounting.count('portIo', 2);
   accounting.addTime('portIo', 500);
   tracker.count(counters(), { kind: 'hardware', accelerator: 'model' });
-  accounting.count('portIo', 3);
-  accounting.addModelledTime('portIo', 3600);
+  accounting.countModelled('portIo', 3, 3600);
   accounting.count('slice');
   tracker.count(counters(), SOFTWARE);
   accounting.count('portIo');

@@ -201,7 +201,7 @@ describe('what it says of itself', () => {
     const sum = Object.values(reasons).reduce((all, one) => all + one.cycles, 0);
     expect(sum).toBeLessThanOrEqual(cycles.exits);
     expect(sum).toBeGreaterThan(0.9 * cycles.exits);
-    const modelledNs = machine.accounting.snapshot().reasons.portIo?.modelledNs ?? 0;
+    const modelledNs = machine.accounting.snapshot().reasons.portIo?.modelled?.ns ?? 0;
     expect(modelledNs).toBeCloseTo(((reasons.portIo?.cycles ?? 0) * 1000) / statistics.profile.mhz, 3);
     expect(modelledNs).toBeGreaterThan(0);
     expect(Object.keys(counters.model ?? {}).every((name) => name.startsWith('modelled.'))).toBe(true);

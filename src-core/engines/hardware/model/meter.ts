@@ -60,9 +60,7 @@ export class Meter {
   readonly #codes = new Map<number, Sum>();
   readonly #reasons = new Map<ModelExitReason, Sum>();
   /** What `publish` has not moved to the accounting yet. */
-  readonly #unpublished = new Map<ExitReason, number>();
-  /** The same, cycles. */
-  readonly #unpublishedCycles = new Map<ExitReason, number>();
+  readonly #unpublished = new Map<ExitReason, Sum>();
   readonly #details: [ExitReason, string][] = [];
   #instructions = 0;
   #events = 0;
@@ -85,13 +83,19 @@ export class Meter {
     add(this.#codes, code, cycles);
     add(this.#reasons, reason, cycles);
     this.#exits += cycles;
-    this.#unpublishedCycles.set(reason, (this.#unpublishedCycles.get(reason) ?? 0) + cycles);
+    this.#unpublishedOf(reason).cycles += cycles;
     if (code !== EXIT_CODE.INTR) this.count(reason);
   }
 
   /** What is counted in the taxonomy but takes no exit of its own. */
   count(reason: ExitReason): void {
-    this.#unpublished.set(reason, (this.#unpublished.get(reason) ?? 0) + 1);
+    this.#unpublishedOf(reason).count++;
+  }
+
+  #unpublishedOf(reason: ExitReason): Sum {
+    let sum = this.#unpublished.get(reason);
+    if (!sum) this.#unpublished.set(reason, (sum = { count: 0, cycles: 0 }));
+    return sum;
   }
 
   detail(reason: ExitReason, key: string): void {
@@ -118,13 +122,11 @@ export class Meter {
 
   /** Moves what was counted since the last time to the machine's accounting. */
   publish(): void {
-    for (const [reason, count] of this.#unpublished) this.#accounting.count(reason, count);
-    this.#unpublished.clear();
     const { value: mhz } = this.#profile.mhz;
-    for (const [reason, cycles] of this.#unpublishedCycles) {
-      this.#accounting.addModelledTime(reason, (cycles * 1000) / mhz);
+    for (const [reason, { count, cycles }] of this.#unpublished) {
+      this.#accounting.countModelled(reason, count, (cycles * 1000) / mhz);
     }
-    this.#unpublishedCycles.clear();
+    this.#unpublished.clear();
     for (const [reason, key] of this.#details) this.#accounting.detail(reason, key);
     this.#details.length = 0;
   }
