@@ -118,6 +118,11 @@ export class ExitAccounting {
     else this.#of(reason).count += times;
   }
 
+  /** How often an exit was counted here, diverted ones left out. */
+  countOf(reason: ExitReason): number {
+    return this.#of(reason).count;
+  }
+
   /** Adds the measured duration of one exit (which `count` counts separately). */
   addTime(reason: ExitReason, ns: number): void {
     if (this.#other) {

@@ -245,3 +245,17 @@ it('a task switch exits with the selector of its TSS, and is the last thing that
   // JMP.
   expect(vmcb.get64(VMCB.exitInfo2)).toBe(1n << 38n);
 });
+
+it('SYSENTER is charged for, though no callout executes it', () => {
+  const msr = (index: number, value: string): string =>
+    `mov ecx, ${index}\nmov eax, ${value}\nxor edx, edx\nwrmsr`;
+  const guest = make({
+    bits: 32,
+    code: `${msr(0x174, '8')}\n${msr(0x175, `${PLACE.stackTop}`)}\n${msr(0x176, 'entry')}
+      sysenter\nud2\nentry: hlt`,
+    prepare: (place) => protectedMode(place),
+  });
+  guest.run();
+  const { events } = guest.engine.statistics().cycles;
+  expect(events).toBe(builtInProfile(undefined).cycles.native.systemCall.value);
+});

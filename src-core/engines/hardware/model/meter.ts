@@ -107,8 +107,8 @@ export class Meter {
     this.#exits += this.#profile.cycles.handlers.injection.value;
   }
 
-  native(event: NativeEvent): void {
-    this.#events += this.#profile.cycles.native[event].value;
+  native(event: NativeEvent, times = 1): void {
+    this.#events += this.#profile.cycles.native[event].value * times;
   }
 
   walk(references: number): void {

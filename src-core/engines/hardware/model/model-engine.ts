@@ -168,6 +168,7 @@ export class ModelEngine implements Engine, Intercepts {
     this.enter();
     this.#running = true;
     const before = cpu.get64(CTL.instructions);
+    const callsBefore = this.#inner.countOf('systemCall');
     cpu.accounting.divert(this.#inner);
     try {
       this.#vmrun();
@@ -183,6 +184,8 @@ export class ModelEngine implements Engine, Intercepts {
     } finally {
       cpu.accounting.divert(undefined);
       this.#meter.instructions(Number(cpu.get64(CTL.instructions) - before));
+      // Some are callouts, some translated code.
+      this.#meter.native('systemCall', this.#inner.countOf('systemCall') - callsBefore);
       this.#meter.publish();
       this.#running = false;
       if (this.#leaveAfterRun) this.leave();
@@ -292,7 +295,7 @@ export class ModelEngine implements Engine, Intercepts {
     const { run, reason } = callout;
     const intercept = INSTRUCTION_INTERCEPTS.get(callout);
     const native: CalloutFunction =
-      reason === 'farTransfer' || reason === 'systemCall'
+      reason === 'farTransfer'
         ? (cpu, dst, a, b, imm, c) => {
             this.#meter.native(reason);
             run(cpu, dst, a, b, imm, c);
