@@ -1,6 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import { utilityProcess } from 'electron';
 import { STDERR_KEPT_CHARS, type VmLauncher, type VmProcessHandle } from '../host/vm-process-handle.ts';
+import { vmEnvironment } from '../vm-process-options.ts';
 
 /** Launches VM processes as Electron utility processes, each with the VM's name in process lists. */
 export function utilityLauncher(): VmLauncher {
@@ -10,6 +11,7 @@ export function utilityLauncher(): VmLauncher {
     const child = utilityProcess.fork(script, [name], {
       serviceName: `Switchyard VM: ${name}`,
       stdio: ['ignore', 'ignore', 'pipe'],
+      env: vmEnvironment(),
     });
     let stderr = '';
     child.stderr?.on('data', (bytes: Buffer) => {

@@ -1,5 +1,6 @@
 import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
+import { VM_NODE_FLAGS, vmEnvironment } from '../vm-process-options.ts';
 
 /** How a process ended. */
 export interface ProcessEnd {
@@ -35,9 +36,8 @@ export function forkLauncher(
     const child = fork(script, [name], {
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
-      execArgv: [],
-      // V8's compiler threads would leave a heap each behind in glibc's allocator: 70 MB after translating a Linux boot.
-      env: { MALLOC_ARENA_MAX: '2', ...process.env },
+      execArgv: [...VM_NODE_FLAGS],
+      env: vmEnvironment(),
     });
     let stderr = '';
     child.stderr?.setEncoding('utf8').on('data', (text: string) => {

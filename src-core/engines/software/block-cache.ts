@@ -5,7 +5,7 @@ import type { LiftedBlock } from '../../x86/lift/block.ts';
 import { PAGE_RECORD } from '../../x86/layout.ts';
 import { type CodeSize, MODE } from '../../x86/mode.ts';
 import { recordOf } from '../../x86/tlb.ts';
-import { BLOCK, LOOKUP, lookupIndex, UOP } from './exit.ts';
+import { BLOCK, LOOKUP, lookupIndex, START, UOP } from './exit.ts';
 
 const PAGE_SHIFT = 12;
 const LOOKUP_WORDS = LOOKUP.entrySize >> 2;
@@ -26,8 +26,8 @@ export interface CachedBlock {
   readonly modeKey: number;
   /** Arena address of the second page's first byte when the code runs into another page, else -1. */
   readonly secondPage: number;
-  /** For each guest instruction: arena address of its first micro-op and its offset in bytes. */
-  readonly instructions: readonly { uop: number; offset: number }[];
+  /** Guest instructions. Where each starts stands in the arena, in the order of instructions (instructionStart). */
+  readonly count: number;
   /** Its code was changed: never entered again. */
   dead: boolean;
 }
@@ -169,6 +169,26 @@ export class BlockCache {
     return block;
   }
 
+  /** Where a block's instruction starts: arena address of its first micro-op, and its offset in bytes of guest code. */
+  instructionStart({ address }: CachedBlock, index: number): { uop: number; offset: number } {
+    const { u16, u32 } = this.#arena;
+    const first = address + BLOCK.header;
+    const start = (first + u32[(address + BLOCK.ops) >> 2]! * UOP.size + index * START.size) >> 1;
+    return { uop: first + u16[start]! * UOP.size, offset: u16[start + (START.offset >> 1)]! };
+  }
+
+  /** Which of a block's instructions a micro-op belongs to. */
+  instructionAt(block: CachedBlock, uop: number): number {
+    let low = 0;
+    let high = block.count - 1;
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (this.instructionStart(block, middle).uop <= uop) low = middle;
+      else high = middle - 1;
+    }
+    return low;
+  }
+
   /** Executions until code at a place is hot: more, the more often it was changed. */
   #heatAt(code: number, modeKey: number): number {
     const rewrites = this.#onRewritten ? (this.#deaths.get(keyOf(code, modeKey)) ?? 0) : 0;
@@ -218,10 +238,13 @@ export class BlockCache {
   /** Encodes a lifted block and enters it in the table (`listed` false: it is for one use). */
   add(lifted: LiftedBlock, code: number, modeKey: number, secondPage: number, listed = true): CachedBlock {
     const { view, u32 } = this.#arena;
-    const address = this.#reserve(BLOCK.header + lifted.ops.length * UOP.size);
+    const count = lifted.instructions.length;
+    const starts = Math.ceil((count * START.size) / UOP.size) * UOP.size;
+    const address = this.#reserve(BLOCK.header + lifted.ops.length * UOP.size + starts);
     const id = this.#nextId++;
     const index = this.#freeIndexes.pop() ?? this.#blocks.length;
-    u32[(address + BLOCK.count) >> 2] = lifted.instructions.length;
+    u32[(address + BLOCK.count) >> 2] = count;
+    u32[(address + BLOCK.ops) >> 2] = lifted.ops.length;
     u32[(address + BLOCK.bytes) >> 2] = lifted.bytes;
     u32[(address + BLOCK.index) >> 2] = index;
     u32[(address + BLOCK.secondPage) >> 2] = secondPage;
@@ -230,6 +253,12 @@ export class BlockCache {
     u32[(address + BLOCK.resumes) >> 2] = 0;
     const first = address + BLOCK.header;
     lifted.ops.forEach((ir, index) => writeUop(view, first + index * UOP.size, ir));
+    let start = first + lifted.ops.length * UOP.size;
+    for (const { firstOp, offset } of lifted.instructions) {
+      view.setUint16(start + START.op, firstOp, true);
+      view.setUint16(start + START.offset, offset, true);
+      start += START.size;
+    }
     const block: CachedBlock = {
       id,
       index,
@@ -238,10 +267,7 @@ export class BlockCache {
       bytes: lifted.bytes,
       modeKey,
       secondPage,
-      instructions: lifted.instructions.map(({ firstOp, offset }) => ({
-        uop: first + firstOp * UOP.size,
-        offset,
-      })),
+      count,
       dead: false,
     };
     this.#blocks[index] = block;

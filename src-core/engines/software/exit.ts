@@ -19,7 +19,7 @@ export const EXIT = {
 /** EXIT.adapt comes with every so many times (a power of two) that regions are left in a block for the interpreter. */
 export const RESUMES_PER_LOOK = 64;
 
-/** A block of micro-ops: a header of 32 bytes, then the micro-ops. */
+/** A block of micro-ops: a header of 32 bytes, the micro-ops, then where the instructions start (START). */
 export const BLOCK = {
   /** u32: guest instructions in the block. */
   count: 0,
@@ -33,7 +33,18 @@ export const BLOCK = {
   heat: 16,
   /** u32: how often regions were left in this block for the interpreter. */
   resumes: 20,
+  /** u32: micro-ops. */
+  ops: 24,
   header: 32,
+} as const;
+
+/** Where an instruction starts: 4 bytes for each instruction of a block, after its micro-ops. */
+export const START = {
+  /** u16: index of its first micro-op. */
+  op: 0,
+  /** u16: offset in bytes of guest code. */
+  offset: 2,
+  size: 4,
 } as const;
 
 /**

@@ -350,11 +350,11 @@ export class SoftwareEngine implements Engine {
   #fault(): RunEnd | undefined {
     const cpu = this.#cpu;
     const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
-    const index = this.#instructionAt(block, cpu.get32(CTL.exitUop));
+    const index = this.#blocks.instructionAt(block, cpu.get32(CTL.exitUop));
     // Neither the faulting instruction nor those after it were executed.
-    cpu.i32[CTL.budget >> 2]! += block.instructions.length - index;
+    cpu.i32[CTL.budget >> 2]! += block.count - index;
     this.#restorePatch();
-    const rip = this.#ipAt(block, block.instructions[index]!.offset);
+    const rip = this.#ipAt(block, this.#blocks.instructionStart(block, index).offset);
     cpu.set64(RIP, rip);
     cpu.set32(CTL.interruptShadow, 0);
     // The one #DB that is a fault of an instruction is general detect, and as a fault it pushes RF set.
@@ -364,17 +364,6 @@ export class SoftwareEngine implements Engine {
     return deliverException(cpu, cpu.get32(CTL.faultVector), cpu.get32(CTL.faultCode)) === 'shutdown'
       ? 'shutdown'
       : undefined;
-  }
-
-  #instructionAt(block: CachedBlock, uop: number): number {
-    let low = 0;
-    let high = block.instructions.length - 1;
-    while (low < high) {
-      const middle = (low + high + 1) >> 1;
-      if (block.instructions[middle]!.uop <= uop) low = middle;
-      else high = middle - 1;
-    }
-    return low;
   }
 
   #ipAt(block: CachedBlock, offset: number): bigint {
@@ -602,9 +591,13 @@ export class SoftwareEngine implements Engine {
     const cpu = this.#cpu;
     if (!this.#inCallout) return { rip: cpu.rip, next: cpu.rip };
     const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
-    const index = this.#instructionAt(block, cpu.get32(CTL.exitUop));
-    const next = block.instructions[index + 1]?.offset ?? block.bytes;
-    return { rip: this.#ipAt(block, block.instructions[index]!.offset), next: this.#ipAt(block, next) };
+    const index = this.#blocks.instructionAt(block, cpu.get32(CTL.exitUop));
+    const next =
+      index + 1 < block.count ? this.#blocks.instructionStart(block, index + 1).offset : block.bytes;
+    return {
+      rip: this.#ipAt(block, this.#blocks.instructionStart(block, index).offset),
+      next: this.#ipAt(block, next),
+    };
   }
 
   /** Splits the time of a run. */
@@ -686,14 +679,14 @@ export class SoftwareEngine implements Engine {
     if (this.#patch) return;
     const cpu = this.#cpu;
     const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
-    const next = this.#instructionAt(block, cpu.get32(CTL.exitUop)) + 1;
-    const place = block.instructions[next];
-    if (!place) return;
+    const next = this.#blocks.instructionAt(block, cpu.get32(CTL.exitUop)) + 1;
+    if (next >= block.count) return;
+    const place = this.#blocks.instructionStart(block, next);
     this.#patch = {
       block,
       uop: place.uop,
       saved: patchEnd(this.#arena, place.uop, codeSizeOf(block.modeKey), place.offset),
-      rest: block.instructions.length - next,
+      rest: block.count - next,
     };
   }
 
@@ -720,7 +713,7 @@ export class SoftwareEngine implements Engine {
     count += this.#granted - cpu.i32[CTL.budget >> 2]! - this.#stolen;
     if (this.#inCallout) {
       const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
-      count -= block.instructions.length - this.#instructionAt(block, cpu.get32(CTL.exitUop));
+      count -= block.count - this.#blocks.instructionAt(block, cpu.get32(CTL.exitUop));
     }
     return count;
   }

@@ -10,7 +10,7 @@ export type PeerName = (typeof PEER_NAMES)[number];
 export interface Launch {
   command: string;
   args: string[];
-  env?: Record<string, string>;
+  env?: NodeJS.ProcessEnv;
   /** Whether there is a boot to wait for and time. */
   boots: boolean;
   /** Where guest RAM is in the process; absent where it cannot be told apart. */

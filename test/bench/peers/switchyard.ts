@@ -2,6 +2,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { ARENA } from '../../../src-core/machine/arena.ts';
 import { CommandError, commandExists, runCommand } from '../../../src-main/firstguest/command.ts';
+import { VM_NODE_FLAGS, vmEnvironment } from '../../../src-main/vm-process-options.ts';
 import { GUEST_MEMORY_MIB, KERNEL_PARAMETERS } from '../guests.ts';
 import { RAM_SIZE, root, type Peer, type PeerOptions } from './peer.ts';
 
@@ -15,11 +16,13 @@ export async function findSwitchyard({ cliArguments, signal }: PeerOptions): Pro
     launch: ({ kernel, initrd }) => ({
       command: process.execPath,
       args: [
+        ...VM_NODE_FLAGS,
         join(root, 'src-main/cli.ts'),
         'run',
         ...['--kernel', kernel, '--initrd', initrd, '--append', KERNEL_PARAMETERS],
         ...['--memory', String(GUEST_MEMORY_MIB), '--no-reboot', ...cliArguments],
       ],
+      env: vmEnvironment(),
       boots: true,
       ram: { mappingSize: ARENA.ram + RAM_SIZE, offset: ARENA.ram, size: RAM_SIZE },
     }),

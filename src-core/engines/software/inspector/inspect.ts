@@ -53,7 +53,7 @@ export function inspectRegion(translator: Translator, id: number): RegionDetail 
 function summaries(translator: Translator): { summary: RegionSummary; translation: Translation }[] {
   const all = [...translator.inspectTranslations()].map(({ translation, entries, dropped }) => {
     const { id, entry, nodes, wasmBytes } = translation;
-    const instructions = nodes.reduce((sum, { block }) => sum + block.instructions.length, 0);
+    const instructions = nodes.reduce((sum, { block }) => sum + block.count, 0);
     let adapted = 0;
     for (const block of translation.blocks) adapted += translator.adaptedIn(block);
     const summary: RegionSummary = {

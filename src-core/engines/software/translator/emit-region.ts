@@ -211,7 +211,7 @@ class RegionEmitter {
   #emitNode(node: RegionNode): void {
     const g = this.#g;
     const { ops, instructions } = node.lifted;
-    g.unpaid += node.block.instructions.length;
+    g.unpaid += node.block.count;
     this.#record(node, g.unpaid, this.#w.code.length);
     const control = this.#controlOf(node);
     instructions.forEach(({ firstOp }, at) => {

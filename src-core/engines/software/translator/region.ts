@@ -145,7 +145,7 @@ class RegionBuilder {
     for (const { delta, block } of nodes) {
       lowest = Math.min(lowest, delta);
       highest = Math.max(highest, delta + block.bytes);
-      instructions += block.instructions.length;
+      instructions += block.count;
     }
     const { oneUserBank } = this.#source;
     return { modeKey: this.#modeKey, entry, entries, nodes, instructions, lowest, highest, oneUserBank };
@@ -185,8 +185,7 @@ class RegionBuilder {
 
   #add(block: CachedBlock, delta: number, frame: CallFrame | undefined): RegionNode | undefined {
     if (this.#nodes.size >= NODES_MAX) return undefined;
-    if (this.#nodes.size > 0 && this.#instructions + block.instructions.length > INSTRUCTIONS_MAX)
-      return undefined;
+    if (this.#nodes.size > 0 && this.#instructions + block.count > INSTRUCTIONS_MAX) return undefined;
     const lifted = this.#lift(block);
     if (!lifted) return undefined;
     const node: RegionNode = {
@@ -201,7 +200,7 @@ class RegionBuilder {
       forwardIn: 0,
       backIn: 0,
     };
-    this.#instructions += block.instructions.length;
+    this.#instructions += block.count;
     this.#nodes.set(this.#key(delta, frame), node);
     this.#queue.push(node);
     return node;
@@ -250,7 +249,7 @@ class RegionBuilder {
     for (let block = queue.pop(); block; block = queue.pop()) {
       if (seen.has(block.code)) continue;
       seen.add(block.code);
-      instructions += block.instructions.length;
+      instructions += block.count;
       if (seen.size > CALLEE_BLOCKS_MAX || instructions > CALLEE_INSTRUCTIONS_MAX) return false;
       const lifted = this.#lift(block);
       if (!lifted || lifted.exit?.kind === 'call') return false;

@@ -475,9 +475,9 @@ export class Translator {
 
   /** The IR of a block, anew: the same operations as its micro-ops, as its code did not change. */
   #lift(block: CachedBlock): LiftedBlock | undefined {
-    const lifted = liftBlock(this.codeOf(block), block.modeKey, block.instructions.length);
+    const lifted = liftBlock(this.codeOf(block), block.modeKey, block.count);
     // A block cut short by CS's limit, say, is not what the bytes alone give.
-    return lifted?.instructions.length === block.instructions.length ? lifted : undefined;
+    return lifted?.instructions.length === block.count ? lifted : undefined;
   }
 
   /** Linear address of the block that RIP stands at, signed for 64-bit code, plus `offset`. */
