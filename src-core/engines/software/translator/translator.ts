@@ -81,8 +81,8 @@ export class Translator {
   /** Translations by where they are entered. */
   readonly #byEntry = new Map<CachedBlock, Translation>();
   /** Translations by the blocks they hold, and by those whose regions they go on to. */
-  readonly #byBlock = new Map<CachedBlock, Set<Translation>>();
-  readonly #byChain = new Map<CachedBlock, Set<Translation>>();
+  readonly #byBlock = new Map<CachedBlock, Translation[]>();
+  readonly #byChain = new Map<CachedBlock, Translation[]>();
   #waiting: { translation: Translation; code: CodeWriter }[] = [];
   #imported = declareRegionImports(new ModuleWriter());
   #translated = 0;
@@ -534,25 +534,26 @@ function chainsOf({ nodes }: Region): Set<CachedBlock> {
 }
 
 function enter(
-  index: Map<CachedBlock, Set<Translation>>,
+  index: Map<CachedBlock, Translation[]>,
   blocks: ReadonlySet<CachedBlock>,
   translation: Translation,
 ): void {
   for (const block of blocks) {
     const list = index.get(block);
-    if (list) list.add(translation);
-    else index.set(block, new Set([translation]));
+    if (list) list.push(translation);
+    else index.set(block, [translation]);
   }
 }
 
 function withdraw(
-  index: Map<CachedBlock, Set<Translation>>,
+  index: Map<CachedBlock, Translation[]>,
   blocks: ReadonlySet<CachedBlock>,
   translation: Translation,
 ): void {
   for (const block of blocks) {
-    const list = index.get(block);
-    list?.delete(translation);
-    if (list?.size === 0) index.delete(block);
+    // Most have one: a set for each would be memory for nothing.
+    const left = index.get(block)?.filter((other) => other !== translation);
+    if (left && left.length > 0) index.set(block, left);
+    else index.delete(block);
   }
 }
