@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import { utilityProcess } from 'electron';
 import { STDERR_KEPT_CHARS, type VmLauncher, type VmProcessHandle } from '../host/vm-process-handle.ts';
-import { vmEnvironment } from '../vm-process-options.ts';
+import { vmEnvironment } from '../vm-process-options.mjs';
 
 /** Launches VM processes as Electron utility processes, each with the VM's name in process lists. */
 export function utilityLauncher(): VmLauncher {

@@ -1,6 +1,6 @@
 import { fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import { VM_NODE_FLAGS, vmEnvironment } from '../vm-process-options.ts';
+import { VM_NODE_FLAGS, vmEnvironment } from '../vm-process-options.mjs';
 
 /** How a process ended. */
 export interface ProcessEnd {

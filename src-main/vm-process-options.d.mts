@@ -1,0 +1,2 @@
+export declare const VM_NODE_FLAGS: readonly string[];
+export declare function vmEnvironment(): NodeJS.ProcessEnv;

@@ -1,0 +1,30 @@
+// Plain JavaScript: scripts/cli.mjs reads it in whatever Node the user has.
+import { availableParallelism } from 'node:os';
+import process from 'node:process';
+
+/** More threads than this have nothing to do but while a guest boots. */
+const COMPILER_THREADS_MAX = 4;
+
+/**
+ * How Node is started where a VM runs in it. V8's compilers leave the guest's thread a processor of its own: with Node's
+ * four threads on two processors a Linux boot takes 8.3 s and not 7.2. Young objects get 4 MiB at a time: V8 would take
+ * several times what lives of the heap.
+ */
+export const VM_NODE_FLAGS = [
+  `--v8-pool-size=${Math.min(COMPILER_THREADS_MAX, Math.max(1, availableParallelism() - 1))}`,
+  '--max-semi-space-size=4',
+];
+
+/**
+ * The environment of such a process; what the user has set counts. Threads of V8's compilers have few heaps in glibc's
+ * allocator, and what they free goes back to the host (mallopt(3)). With the flags above that is 180 MB of 530 after a
+ * Linux boot and 300 processes.
+ */
+export function vmEnvironment() {
+  return {
+    MALLOC_ARENA_MAX: '2',
+    MALLOC_MMAP_THRESHOLD_: '65536',
+    MALLOC_TRIM_THRESHOLD_: '131072',
+    ...process.env,
+  };
+}
