@@ -254,6 +254,7 @@ export class ModuleWriter {
   readonly #typeBytes: Uint8Array[] = [];
   readonly #imports: { name: string; type: number }[] = [];
   readonly #functions: { type: number; body: Uint8Array | undefined }[] = [];
+  readonly #names = new Map<number, string>();
   readonly #exports: { name: string; index: number }[] = [];
   readonly #elements: { slot: number; index: number }[] = [];
   #table = 0;
@@ -303,8 +304,14 @@ export class ModuleWriter {
     entry.body = code.body();
   }
 
+  /** What profilers and debuggers call a function. */
+  nameFunction(index: number, name: string): void {
+    this.#names.set(index, name);
+  }
+
   export(name: string, index: number): void {
     this.#exports.push({ name, index });
+    this.nameFunction(index, name);
   }
 
   /** The binary. `pages` is the size of the shared memory imported as env.memory. */
@@ -341,6 +348,18 @@ export class ModuleWriter {
       code.u32(body.length).raw(body);
     }
     section(10, code);
+    if (this.#names.size > 0) section(0, this.#nameSection());
     return out.finish();
+  }
+
+  /** The custom section of names (Core Specification 2.0, appendix "Name Section"): of functions only. */
+  #nameSection(): ByteWriter {
+    const functions = new ByteWriter().u32(this.#names.size);
+    for (const [index, name] of [...this.#names].sort(([a], [b]) => a - b)) functions.u32(index).name(name);
+    return new ByteWriter()
+      .name('name')
+      .byte(1)
+      .u32(functions.length)
+      .raw(functions.bytes.subarray(0, functions.length));
   }
 }

@@ -265,6 +265,7 @@ export class Translator {
     for (const { translation, code } of batch) {
       const index = module.declare([I32], [I32]);
       module.define(index, code);
+      module.nameFunction(index, nameOf(translation));
       module.element(translation.slot, index);
     }
     const bytes = module.finish(this.#arena.buffer.byteLength / WASM_PAGE);
@@ -517,6 +518,11 @@ function siteTableOf(slot: number): number {
 /** Arena address of how often the region in a slot was entered. */
 function entriesOf(slot: number): number {
   return ARENA.regionEntries + slot * 4;
+}
+
+/** What a profiler of this process calls a region: where the guest's code stands. */
+function nameOf({ id, origin: { linear } }: Translation): string {
+  return `guest_${linear < 0 ? '-' : ''}${Math.abs(linear).toString(16)}_${id}`;
 }
 
 /** Index of a micro-op in its block. */
