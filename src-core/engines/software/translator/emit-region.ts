@@ -204,6 +204,7 @@ class RegionEmitter {
     this.#g.flags = 'deferred';
     this.#g.unpaid = 0;
     this.#g.dirty = this.#dirtyIn.get(node)!;
+    this.#g.forgetAddresses();
   }
 
   // ---- one node ------------------------------------------------------------------------------------------------
@@ -214,6 +215,7 @@ class RegionEmitter {
     g.unpaid += node.block.count;
     this.#record(node, g.unpaid, this.#w.code.length);
     const control = this.#controlOf(node);
+    g.beginNode(node);
     instructions.forEach(({ firstOp }, at) => {
       const end = instructions[at + 1]?.firstOp ?? ops.length;
       g.beginInstruction();

@@ -16,9 +16,11 @@ import type { Callout } from '../../../x86/callout.ts';
 import { CTL, FLAGS_AUX, FLAGS_RESULT, GPR, RIP, TEMP, TEMP_SIZE, TLB } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { BLOCK, REGION, SITE, UOP } from '../exit.ts';
+import { SymbolicValues } from './addresses.ts';
 import type { RegionImports } from './imports.ts';
 import type { Region, RegionNode } from './region.ts';
 import { type Pinned, Scratch, VALUE_TYPES } from './scratch.ts';
+import { KnownSpans, planProbes, type ProbePlan } from './shared-probes.ts';
 import {
   type EmitStep,
   type FormOf,
@@ -76,6 +78,12 @@ export class RegionGen implements OpGen {
   readonly #site: number;
   readonly #siteTable: number;
   readonly #formOf: FormOf;
+  /** What is known of addresses, and which of the guest's memory needs no look-up, on the path being emitted. */
+  readonly #values: SymbolicValues;
+  readonly #spans = new KnownSpans();
+  readonly #spanLocals: number[] = [];
+  /** What the accesses of the node being emitted look up. */
+  #plan: ReadonlyMap<number, ProbePlan> = new Map();
   /** What an adapted access of the operation being emitted returned (i32). */
   #accessStatus: number | undefined;
   /** Depths of the blocks whose ends are the common ways out: to the interpreter, and to whatever stands at RIP. */
@@ -124,6 +132,7 @@ export class RegionGen implements OpGen {
     this.#bankKnown = region.oneUserBank && (modeKey & MODE.cplMask) >> MODE.cplShift === 3;
     // Outside long mode the upper halves of registers are zero and stay so.
     this.#registerType = (modeKey & MODE.longMode) !== 0 ? I64 : I32;
+    this.#values = new SymbolicValues(this.#registerType === I64 ? 64 : 32);
     this.rip = w.local(I64);
     this.budget = w.local(I32);
     this.#bank = w.local(I32);
@@ -161,6 +170,13 @@ export class RegionGen implements OpGen {
         .set(local);
     }
     if (!this.#bankKnown) w.i32Const(0).mem(i32.load, CTL.tlbBank).set(this.#bank);
+    this.forgetAddresses();
+  }
+
+  /** Nothing is known of what registers hold and where memory is. */
+  forgetAddresses(): void {
+    this.#values.clear();
+    this.#spans.clear();
   }
 
   #storeRegister(register: number): void {
@@ -359,6 +375,11 @@ export class RegionGen implements OpGen {
 
   // ---- one operation after the other ---------------------------------------------------------------------------
 
+  /** A node's operations follow. */
+  beginNode(node: RegionNode): void {
+    this.#plan = planProbes(node, this.#values, this.#formOf);
+  }
+
   /** A new guest instruction: temporaries hold nothing. */
   beginInstruction(): void {
     this.#temps = [];
@@ -371,6 +392,7 @@ export class RegionGen implements OpGen {
     if (def.flagsInState) this.#makeWords();
     def.emit(this);
     if (def.flagsInState && def.flags !== 'read') this.flags = 'words';
+    this.#values.apply(step.op);
     if (this.#accessStatus !== undefined) {
       this.w.get(this.#accessStatus).i32Const(2).op(i32.eq).if();
       this.#resumeAt(step.index + 1);
@@ -384,11 +406,17 @@ export class RegionGen implements OpGen {
   saveContext(): () => void {
     const step = this.#step;
     const temps = [...this.#temps];
+    const plan = this.#plan;
+    const values = this.#values.save();
+    const spans = this.#spans.save();
     // Scratch locals of the operation so far are not used again on any path.
     this.#scratch.clear();
     return () => {
       this.#step = step;
       this.#temps = [...temps];
+      this.#plan = plan;
+      values();
+      spans();
       this.#scratch.clear();
     };
   }
@@ -739,7 +767,11 @@ export class RegionGen implements OpGen {
   setState32(offset: number, value: () => void): void {
     this.w.i32Const(0);
     value();
-    if (offset === CTL.tlbBank) this.w.tee(this.#bank);
+    if (offset === CTL.tlbBank) {
+      this.w.tee(this.#bank);
+      // Another privilege level, or other rights: what may be accessed is another question now.
+      this.#spans.clear();
+    }
     this.w.mem(i32.store, offset);
   }
   setState64(offset: number, value: () => void): void {
@@ -766,6 +798,7 @@ export class RegionGen implements OpGen {
   quick(name: QuickName, parameters: () => void): void {
     parameters();
     this.w.call(this.#imports[name]);
+    this.#spans.clear();
   }
   #calloutOfOp(): number {
     if (!this.#op.callout) throw new Error('an operation without a callout');
@@ -822,19 +855,99 @@ export class RegionGen implements OpGen {
 
   // ---- memory --------------------------------------------------------------------------------------------------
 
-  /**
-   * Puts the arena address of an access into `host`, or leaves for the interpreter. Where the TLB often lacks the page
-   * (`refill`), it is filled from here: a call, which costs much of what V8 keeps in registers.
-   */
-  #locate(
+  /** Where an access takes place: an arena address in a local, and a distance from it. Or it leaves. */
+  #place(
     address: number,
     width: 32 | 64,
     bytes: AccessBytes,
-    tag: number,
-    host: number,
-    refill: boolean,
-  ): void {
+    write: boolean,
+  ): { host: number; offset: number } {
     const { w } = this;
+    const { op, index, node } = this.#step;
+    if (bytes === 16 && (op.c & ACCESS_INFO.aligned) !== 0) {
+      w.get(address);
+      if (width === 64) w.op(i32.wrap_i64);
+      w.i32Const(15).op(i32.and).if();
+      this.#resumeInstruction();
+      w.end();
+    }
+    const symbolic = this.#values.addressOf(op);
+    const known = symbolic && this.#spans.find(symbolic, bytes, write);
+    if (symbolic && known) return { host: known.local, offset: symbolic.offset - known.low };
+    if (this.#formOf(node, index) === 'refill') {
+      const host = this.scratch(I32, 11);
+      this.#probeOrRefill(address, width, bytes, write, host);
+      // Page tables that were walked are watched from now on.
+      this.#spans.forgetStores();
+      return { host, offset: 0 };
+    }
+    const plan = this.#plan.get(index);
+    if (!symbolic || !plan) {
+      const host = this.scratch(I32, 11);
+      this.#probe(address, width, { low: 0, high: bytes, write }, host);
+      return { host, offset: 0 };
+    }
+    const local = (this.#spanLocals[this.#spans.size] ??= w.local(I32));
+    this.#probe(address, width, plan, local);
+    const { root, offset } = symbolic;
+    this.#spans.add({ root, low: offset + plan.low, high: offset + plan.high, write: plan.write, local });
+    return { host: local, offset: -plan.low };
+  }
+
+  /** Puts the arena address of bytes around an address into `host` if the TLB serves them all, or leaves. */
+  #probe(address: number, width: 32 | 64, plan: ProbePlan, host: number): void {
+    const { w } = this;
+    let from = address;
+    if (plan.low !== 0) {
+      from = this.scratch(width === 64 ? I64 : I32, 9);
+      w.get(address);
+      if (width === 64) w.i64Const(BigInt(plan.low)).op(i64.add);
+      else w.i32Const(plan.low).op(i32.add);
+      w.set(from);
+    }
+    const addend = this.#pushMisses(from, width, plan.high - plan.low, plan.write);
+    w.if();
+    this.#resumeInstruction();
+    w.end();
+    addend();
+    w.set(host);
+  }
+
+  /**
+   * The same for an access whose page the TLB often lacks: it is filled from here, by a call, which costs much of what
+   * V8 keeps in registers.
+   */
+  #probeOrRefill(address: number, width: 32 | 64, bytes: AccessBytes, write: boolean, host: number): void {
+    const { w } = this;
+    const addend = this.#pushMisses(address, width, bytes, write);
+    w.if(I32);
+    w.get(address);
+    if (width === 64) {
+      w.op(i32.wrap_i64);
+      w.get(address).i64Const(32n).op(i64.shr_u).op(i32.wrap_i64);
+    } else {
+      w.i32Const(0);
+    }
+    w.i32Const(this.#op.c | bytes)
+      .i32Const(this.#uop)
+      .call(write ? this.#imports.locateStore : this.#imports.locateLoad);
+    w.tee(host).i32Const(0).op(i32.lt_s).if();
+    this.resumeHere();
+    w.end();
+    w.get(host);
+    w.else();
+    addend();
+    w.end();
+    w.set(host);
+  }
+
+  /**
+   * Pushes whether the TLB does not serve `bytes` at an address, or they lie on two pages. The function returned pushes
+   * their arena address if it does.
+   */
+  #pushMisses(address: number, width: 32 | 64, bytes: number, write: boolean): () => void {
+    const { w } = this;
+    const tag = write ? TLB.writeTag : TLB.readTag;
     const entry = this.scratch(I32, 10);
     const legacy = this.#registerType === I32;
     const low = (): void => {
@@ -864,39 +977,12 @@ export class RegionGen implements OpGen {
       if (bytes > 1) w.i64Const(BigInt(bytes - 1)).op(i64.add);
       w.i64Const(BigInt(PAGE_MASK)).op(i64.and).op(i64.ne);
     }
-    if (bytes === 16 && (this.#op.c & ACCESS_INFO.aligned) !== 0) {
-      low();
-      w.i32Const(15).op(i32.and).op(i32.or);
-    }
-    const byEntry = (): void => {
+    return () => {
       low();
       w.get(entry)
         .mem(i32.load, bank + TLB.addend)
         .op(i32.add);
     };
-    if (!refill) {
-      w.if();
-      this.#resumeInstruction();
-      w.end();
-      byEntry();
-      w.set(host);
-      return;
-    }
-    w.if(I32);
-    low();
-    if (width === 64) w.get(address).i64Const(32n).op(i64.shr_u).op(i32.wrap_i64);
-    else w.i32Const(0);
-    w.i32Const(this.#op.c | bytes)
-      .i32Const(this.#uop)
-      .call(tag === TLB.readTag ? this.#imports.locateLoad : this.#imports.locateStore);
-    w.tee(host).i32Const(0).op(i32.lt_s).if();
-    this.resumeHere();
-    w.end();
-    w.get(host);
-    w.else();
-    byEntry();
-    w.end();
-    w.set(host);
   }
 
   /** An access as a callout: only what devices may ask about the vCPU is brought up to date. */
@@ -920,19 +1006,18 @@ export class RegionGen implements OpGen {
     this.resumeHere();
     w.end();
     this.#accessStatus = status;
+    this.#spans.clear();
   }
 
   load(address: number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void {
-    const form = this.#formOf(this.#node, this.#step.index);
-    if (form === 'callout') {
+    if (this.#formOf(this.#node, this.#step.index) === 'callout') {
       this.#slowAccess(address, width, bytes, this.#imports.slowLoad);
       const value = this.w.i32Const(0);
       if (bytes === 16) value.mem(v128.load, CTL.slowWide);
       else value.mem(bytes === 8 ? i64.load : i32.load, CTL.slowValue);
       return;
     }
-    const host = this.scratch(I32, 11);
-    this.#locate(address, width, bytes, forWrite ? TLB.writeTag : TLB.readTag, host, form === 'refill');
+    const { host, offset } = this.#place(address, width, bytes, forWrite);
     this.w
       .get(host)
       .mem(
@@ -945,20 +1030,19 @@ export class RegionGen implements OpGen {
               : bytes === 2
                 ? i32.load16_u
                 : i32.load8_u,
+        offset,
       );
   }
 
   store(address: number, width: 32 | 64, bytes: AccessBytes, value: number): void {
-    const form = this.#formOf(this.#node, this.#step.index);
-    if (form === 'callout') {
+    if (this.#formOf(this.#node, this.#step.index) === 'callout') {
       this.w.i32Const(0).get(value);
       if (bytes === 16) this.w.mem(v128.store, CTL.slowWide);
       else this.w.mem(bytes === 8 ? i64.store : i32.store, CTL.slowValue);
       this.#slowAccess(address, width, bytes, this.#imports.slowStore);
       return;
     }
-    const host = this.scratch(I32, 11);
-    this.#locate(address, width, bytes, TLB.writeTag, host, form === 'refill');
+    const { host, offset } = this.#place(address, width, bytes, true);
     this.w
       .get(host)
       .get(value)
@@ -972,6 +1056,7 @@ export class RegionGen implements OpGen {
               : bytes === 2
                 ? i32.store16
                 : i32.store8,
+        offset,
       );
   }
 
