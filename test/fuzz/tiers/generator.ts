@@ -97,7 +97,10 @@ class ProgramGenerator {
   #locals = 0;
   /** What this program is mostly made of. */
   readonly #weights: Readonly<
-    Record<'integer' | 'vector' | 'x87' | 'string' | 'patch' | 'fault' | 'raw' | 'system' | 'wander', number>
+    Record<
+      'integer' | 'vector' | 'x87' | 'string' | 'patch' | 'fault' | 'raw' | 'system' | 'wander' | 'fields',
+      number
+    >
   >;
 
   constructor(options: GeneratorOptions, number: number) {
@@ -127,6 +130,7 @@ class ProgramGenerator {
       raw: some(0.4, 8),
       system: some(0.6, 3),
       wander: this.#hot ? 12 : 0,
+      fields: some(0.6, random.pick([5, 20])),
     };
   }
 
@@ -431,6 +435,8 @@ class ProgramGenerator {
           return this.#raw();
         case 'wander':
           return this.#wander();
+        case 'fields':
+          return this.#fields();
         default:
           return this.#system();
       }
@@ -474,6 +480,40 @@ class ProgramGenerator {
     return random.chance(0.6)
       ? `add ${register}, ${random.pick([1, 2, 4, 8, 16, -4, -1])}`
       : `xor ${register}, ${random.pick([1, 2, 4, 8, 16, 32])}`;
+  }
+
+  /** Accesses next to each other, as to a structure or a stack frame, some of them on one side of a branch only. */
+  #fields(): string {
+    const random = this.#random;
+    const { bits } = this.#env;
+    const pointer = this.#operands.pointer(bits);
+    const other = this.#operands.pointer(bits);
+    const stack = bits === 16 ? undefined : bits === 64 ? 'rsp' : 'esp';
+    const access = (): string => {
+      const base =
+        stack !== undefined && random.chance(0.25) ? stack : random.pick([pointer, pointer, other]);
+      const distance = random.below(16) * 4 + (random.chance(0.2) ? random.below(4) : 0);
+      const size = random.pick([8, 16, 32, 32, bits]);
+      const place = `${{ 8: 'byte', 16: 'word', 32: 'dword', 64: 'qword' }[size]} [${base}+${distance}]`;
+      const register = this.#operands.register(size);
+      return random.pick([
+        `mov ${register}, ${place}`,
+        `mov ${register}, ${place}`,
+        `mov ${place}, ${register}`,
+        `add ${place}, ${register}`,
+        `cmp ${place}, ${register}`,
+        `xchg ${register}, ${place}`,
+        `push ${this.#operands.register(bits)}\npop ${this.#operands.register(bits)}`,
+        bits === 16 ? 'nop' : `lea ${other}, [${pointer}+${random.below(32)}]`,
+        `add ${pointer}, ${random.pick([1, 4, 8, -4])}`,
+      ]);
+    };
+    const some = (): string => Array.from({ length: 1 + random.below(4) }, access).join('\n');
+    if (random.chance(0.4)) return some();
+    const otherwise = this.#local();
+    const end = this.#local();
+    const condition = `${this.#pick(PRODUCERS)}\nj${random.pick(CONDITIONS)} ${otherwise}`;
+    return `${some()}\n${condition}\n${some()}\njmp ${end}\n${otherwise}:\n${some()}\n${end}:\n${some()}`;
   }
 
   #string(): string {
