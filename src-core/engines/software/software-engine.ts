@@ -1,38 +1,32 @@
-import type { ExitReason } from '../../accounting/exits.ts';
 import type { Arena } from '../../machine/arena.ts';
 import { FLAG_RF, FLAG_TF } from '../../x86/bits.ts';
-import { type CalloutFunction, callouts } from '../../x86/callout.ts';
 import { type TranslatorOptions, translatorOptionsSchema } from '../../protocol/machine-config.ts';
 import type { Cpu } from '../../x86/cpu.ts';
-import { INSTRUCTION_BYTES_MAX, isPrefix } from '../../x86/decoder.ts';
+import { isPrefix } from '../../x86/decoder.ts';
 import { DR6_BS, instructionBreakpoint, raiseDebug } from '../../x86/debug.ts';
-import { GuestFault, VECTOR } from '../../x86/faults.ts';
+import { VECTOR } from '../../x86/faults.ts';
 import { deliverException, deliverInterrupt } from '../../x86/interrupts.ts';
 import { CTL, DR7, FLAGS_SYSTEM, RIP } from '../../x86/layout.ts';
-import { BLOCK_INSTRUCTIONS_MAX, liftBlock } from '../../x86/lift/block.ts';
+import { BLOCK_INSTRUCTIONS_MAX } from '../../x86/lift/block.ts';
 import type { Intercepts } from '../../x86/intercepts.ts';
 import { codeSizeOf, MODE } from '../../x86/mode.ts';
 import { ACCESS, type Mmu, SLOW } from '../../x86/mmu.ts';
-import { getSigned } from '../../x86/words.ts';
 import type { Engine, RunEnd } from '../engine.ts';
-import { BlockCache, type CachedBlock, patchEnd } from './block-cache.ts';
+import { BlockCache, type CachedBlock } from './block-cache.ts';
+import { Callouts } from './callouts.ts';
+import { CodeFetch } from './code-fetch.ts';
+import { EarlyEnd } from './early-end.ts';
 import { EXIT, REGION, UOP } from './exit.ts';
 import type { AccessCause } from './translator/adaptation.ts';
 import { Translator, type TranslatorStatistics } from './translator/translator.ts';
 import { generateInterpreter, type InterpreterImports } from './interpreter/module.ts';
+import { TimeShares } from './time-shares.ts';
 
 const WASM_PAGE = 65536;
 const PAGE = 4096;
 const TWO_32 = 0x100000000;
-/** Most bytes a block of code is read from: more than BLOCK_INSTRUCTIONS_MAX instructions usually take. */
-const BLOCK_BYTES_MAX = 256;
-/** What Mmu.fetchPage returns where no plain memory is. */
-const DEVICE_PAGE = -2;
 /** Executions until a block is hot, for a tier that never is. */
 const NEVER_HOT = 0;
-/** One in this many callouts of a reason is timed. */
-const TIMED_EVERY = 64;
-
 /** One compiled interpreter for each size of memory (the import must match it). */
 const modules = new Map<number, WebAssembly.Module>();
 
@@ -42,25 +36,19 @@ function interpreterModule(pages: number): WebAssembly.Module {
   return module;
 }
 
-/** A micro-op overwritten to end its block early. */
-interface Patch {
-  block: CachedBlock;
-  uop: number;
-  saved: Uint8Array;
-  /** Instructions of the block that come after the end. */
-  rest: number;
-}
-
 /**
  * The software engine: guest code is lifted to IR once, encoded as micro-ops and executed by the interpreter, a wasm
  * module generated from the IR's definitions.
  */
 export class SoftwareEngine implements Engine {
   readonly kind = 'software';
-  readonly #arena: Arena;
   readonly #cpu: Cpu;
   readonly #blocks: BlockCache;
   readonly #translator: Translator;
+  readonly #time = new TimeShares();
+  readonly #callouts: Callouts;
+  readonly #fetch: CodeFetch;
+  readonly #earlyEnd: EarlyEnd;
   readonly #interpret: (block: number, uop: number) => number;
   readonly #deferredFlags: () => void;
   /** Budget taken away to make the interpreter come back for an event. */
@@ -69,19 +57,6 @@ export class SoftwareEngine implements Engine {
   #exact = false;
   /** Where a run's instructions are counted from. */
   #granted = 0;
-  /** TypeScript is on wasm's stack: CTL.exitUop says where. */
-  #inCallout = false;
-  #patch: Patch | undefined;
-  /** Host ns of this run spent in exits, estimated from those that are timed, and in translation. */
-  #exitNs = 0;
-  #translationNs = 0;
-  #slowAccesses = 0;
-  readonly #calloutCounts: Float64Array;
-  readonly #calloutTicks: Uint32Array;
-  readonly #calloutReasons: ExitReason[];
-  /** What is executed for each callout. */
-  #calloutFunctions: CalloutFunction[];
-  #intercepted = false;
   /** Everything cached must go as soon as no block is being executed. */
   #flushPending = false;
 
@@ -100,7 +75,6 @@ export class SoftwareEngine implements Engine {
     /** Most translated regions alive, and one; as many as the arena has room for unless given. */
     regionSlots?: number;
   }) {
-    this.#arena = arena;
     this.#cpu = cpu;
     this.#blocks = new BlockCache(
       arena,
@@ -127,21 +101,19 @@ export class SoftwareEngine implements Engine {
       options: translator,
       ...(regionSlots !== undefined && { slots: regionSlots }),
     });
-    const table = callouts();
-    this.#calloutCounts = new Float64Array(table.length);
-    this.#calloutTicks = new Uint32Array(table.length);
-    this.#calloutReasons = table.map(({ reason }) => reason);
-    this.#calloutFunctions = table.map(({ run }) => run);
+    this.#callouts = new Callouts(cpu, this.#time);
+    this.#fetch = new CodeFetch(cpu, this.#blocks, this.#time);
+    this.#earlyEnd = new EarlyEnd(arena, cpu, this.#blocks);
     const pages = arena.buffer.byteLength / WASM_PAGE;
     const instance = new WebAssembly.Instance(interpreterModule(pages), {
       env: {
         memory: arena.memory,
         table: this.#translator.table,
         slowLoad: (lo: number, hi: number, info: number): number =>
-          this.#slowAccess(() => cpu.mmu.slowLoad(lo, hi, info)),
+          this.#callouts.access(() => cpu.mmu.slowLoad(lo, hi, info)),
         slowStore: (lo: number, hi: number, info: number): number =>
-          this.#slowAccess(() => cpu.mmu.slowStore(lo, hi, info)),
-        callout: (id: number, uop: number): number => this.#callout(id, uop),
+          this.#callouts.access(() => cpu.mmu.slowStore(lo, hi, info)),
+        callout: (id: number, uop: number): number => this.#callouts.call(id, uop),
       } satisfies InterpreterImports & { memory: WebAssembly.Memory; table: WebAssembly.Table },
     });
     this.#interpret = instance.exports.run as (block: number, uop: number) => number;
@@ -185,8 +157,11 @@ export class SoftwareEngine implements Engine {
       this.#granted = 0;
       cpu.i32[CTL.budget >> 2] = 0;
       this.#translate(() => this.#translator.flush());
-      this.#flushCounts(executed);
-      this.#spendTime((performance.now() - started) * 1e6);
+      cpu.accounting.instructions += executed;
+      cpu.accounting.count('slice');
+      cpu.mmu.collectCounts();
+      this.#callouts.collectCounts();
+      this.#time.spend(cpu.accounting, (performance.now() - started) * 1e6);
     }
   }
 
@@ -231,7 +206,7 @@ export class SoftwareEngine implements Engine {
         case EXIT.miss: {
           // An event asked for attention on the way here: it comes first.
           if (this.#stolen !== 0) break;
-          const found = this.#findBlock(BLOCK_INSTRUCTIONS_MAX);
+          const found = this.#fetch.block(BLOCK_INSTRUCTIONS_MAX);
           if (typeof found === 'string') return found;
           block = found;
           break;
@@ -257,7 +232,7 @@ export class SoftwareEngine implements Engine {
           break;
         }
         case EXIT.check:
-          this.#settlePatch();
+          this.#earlyEnd.settle();
           break;
         case EXIT.limit: {
           const end = this.#step();
@@ -280,7 +255,7 @@ export class SoftwareEngine implements Engine {
     const flags = cpu.get32(FLAGS_SYSTEM);
     const debugging = (flags & FLAG_TF) !== 0 || (cpu.get32(DR7) & 0xff) !== 0;
     if (debugging && (flags & FLAG_RF) === 0 && (shadow & 2) === 0) {
-      const hits = instructionBreakpoint(cpu, this.#codeAddress());
+      const hits = instructionBreakpoint(cpu, this.#fetch.linear);
       if (hits !== 0) return this.#deliverDebug(hits);
     }
     // What MOV SS held off is told of after this instruction.
@@ -288,10 +263,10 @@ export class SoftwareEngine implements Engine {
     const ripBefore = cpu.rip;
     const forced = (cpu.get32(CTL.modeKey) & MODE.single) === 0;
     if (forced) cpu.set32(CTL.modeKey, cpu.get32(CTL.modeKey) | MODE.single);
-    const found = this.#findBlock(1);
+    const found = this.#fetch.block(1);
     if (typeof found === 'string') {
       if (forced) cpu.updateMode();
-      return found === 'slice' ? undefined : found;
+      return found;
     }
     if (found === 0) {
       if (forced) cpu.updateMode();
@@ -312,7 +287,7 @@ export class SoftwareEngine implements Engine {
     }
     if (forced) cpu.updateMode();
     if (reason === EXIT.fault) return this.#fault();
-    this.#settlePatch();
+    this.#earlyEnd.settle();
     // The shadow covered this instruction; one that this instruction made covers the next.
     const after = cpu.get32(CTL.interruptShadow);
     if (after === shadow) cpu.set32(CTL.interruptShadow, 0);
@@ -353,7 +328,7 @@ export class SoftwareEngine implements Engine {
     const index = this.#blocks.instructionAt(block, cpu.get32(CTL.exitUop));
     // Neither the faulting instruction nor those after it were executed.
     cpu.i32[CTL.budget >> 2]! += block.count - index;
-    this.#restorePatch();
+    this.#earlyEnd.undo();
     const rip = this.#ipAt(block, this.#blocks.instructionStart(block, index).offset);
     cpu.set64(RIP, rip);
     cpu.set32(CTL.interruptShadow, 0);
@@ -373,109 +348,6 @@ export class SoftwareEngine implements Engine {
 
   // ---- finding and making blocks -------------------------------------------------------------------------------
 
-  /** Linear address of the next instruction. */
-  #codeAddress(): number {
-    const { u32, i32 } = this.#cpu;
-    const base = u32[CTL.codeBase >> 2]!;
-    const low = u32[RIP >> 2]!;
-    const mode = u32[CTL.modeKey >> 2]! & MODE.codeSizeMask;
-    if (mode === MODE.code64) return i32[(RIP >> 2) + 1]! * TWO_32 + low;
-    return (base + low) % TWO_32;
-  }
-
-  /**
-   * The block at RIP, its arena address. A fault in fetching it is delivered: 0 then (or 'shutdown'); 'slice' never
-   * comes from here but stands for "nothing to run, go round again".
-   */
-  #findBlock(maxInstructions: number): number | 'shutdown' | 'slice' {
-    const cpu = this.#cpu;
-    const modeKey = cpu.get32(CTL.modeKey);
-    const linear = this.#codeAddress();
-    const limit = cpu.get32(CTL.codeLimit);
-    const offset = (modeKey & MODE.codeSizeMask) === MODE.code64 ? 0 : cpu.get32(RIP);
-    if (offset > limit) return this.#deliverAtRip(VECTOR.GP, 0);
-    const code = cpu.mmu.fetchPage(linear);
-    if (code === -1) return this.#deliverAtRip(cpu.get32(CTL.faultVector), cpu.get32(CTL.faultCode));
-    if (code >= 0) {
-      const known = this.#blocks.find(code, modeKey);
-      const fits = known && offset + known.bytes - 1 <= limit;
-      if (
-        fits &&
-        (known.secondPage < 0 || cpu.mmu.fetchPage(nextPage(linear, modeKey)) === known.secondPage)
-      ) {
-        return known.address;
-      }
-    }
-    return this.#makeBlock(linear, code, modeKey, maxInstructions, limit - offset);
-  }
-
-  #makeBlock(
-    linear: number,
-    code: number,
-    modeKey: number,
-    maxInstructions: number,
-    roomInSegment: number,
-  ): number | 'shutdown' {
-    const cpu = this.#cpu;
-    const started = performance.now();
-    const inPage = PAGE - (linear & (PAGE - 1));
-    let bytes =
-      code >= 0
-        ? cpu.u8.subarray(code, code + Math.min(inPage, BLOCK_BYTES_MAX))
-        : this.#readDevice(linear, inPage);
-    let secondPage = -1;
-    let lifted = liftBlock(bytes, modeKey, code >= 0 ? maxInstructions : 1);
-    if (!lifted) {
-      // The first instruction runs into the next page, if the segment goes that far.
-      if (roomInSegment < inPage) return this.#deliverAtRip(VECTOR.GP, 0);
-      const next = nextPage(linear, modeKey);
-      secondPage = cpu.mmu.fetchPage(next);
-      if (secondPage === -1) return this.#deliverAtRip(cpu.get32(CTL.faultVector), cpu.get32(CTL.faultCode));
-      const tail =
-        secondPage >= 0
-          ? cpu.u8.subarray(secondPage, secondPage + INSTRUCTION_BYTES_MAX)
-          : this.#readDevice(next, INSTRUCTION_BYTES_MAX);
-      const both = new Uint8Array(bytes.length + tail.length);
-      both.set(bytes);
-      both.set(tail, bytes.length);
-      bytes = both;
-      lifted = liftBlock(bytes, modeKey, 1);
-      if (!lifted) throw new Error('an instruction longer than 15 bytes was not recognised');
-    }
-    if (lifted.bytes > roomInSegment + 1) {
-      if (lifted.instructions.length === 1) return this.#deliverAtRip(VECTOR.GP, 0);
-      return this.#makeBlock(linear, code, modeKey, 1, roomInSegment);
-    }
-    const block = this.#blocks.add(
-      lifted,
-      code,
-      modeKey,
-      secondPage,
-      code >= 0 && secondPage !== DEVICE_PAGE,
-    );
-    cpu.accounting.count('translation');
-    const ns = (performance.now() - started) * 1e6;
-    cpu.accounting.addTime('translation', ns);
-    this.#translationNs += ns;
-    return block.address;
-  }
-
-  /** Code bytes from where no plain memory is. */
-  #readDevice(linear: number, most: number): Uint8Array {
-    const bytes = new Uint8Array(Math.min(most, INSTRUCTION_BYTES_MAX));
-    const phys = this.#cpu.mmu.translate(linear, 2, this.#cpu.cpl === 3);
-    if (phys < 0) throw new Error('a page that was just translated is gone');
-    for (let i = 0; i < bytes.length; i++) bytes[i] = this.#cpu.memory.read(phys + i, 1);
-    return bytes;
-  }
-
-  #deliverAtRip(vector: number, errorCode: number): 0 | 'shutdown' {
-    this.#cpu.set32(CTL.interruptShadow, 0);
-    return deliverException(this.#cpu, vector, errorCode, getSigned(this.#cpu, RIP)) === 'shutdown'
-      ? 'shutdown'
-      : 0;
-  }
-
   /** Runs the interpreter; afterwards the vCPU state is in the form TypeScript knows. */
   #run(block: number): number {
     this.#cpu.i32[CTL.callDepth >> 2] = 0;
@@ -484,7 +356,7 @@ export class SoftwareEngine implements Engine {
       const uop = this.#cpu.get32(CTL.exitUop);
       const left = this.#blocks.at(this.#cpu.get32(CTL.currentBlock));
       // An access that is translated as a callout would show a model registers that lag behind.
-      if (!this.#intercepted) this.#translate(() => this.#translator.left(left, uop));
+      if (!this.#callouts.intercepted) this.#translate(() => this.#translator.left(left, uop));
       this.#cpu.i32[CTL.callDepth >> 2] = 0;
       reason = this.#interpret(0, uop);
     }
@@ -497,7 +369,7 @@ export class SoftwareEngine implements Engine {
   #translate(work: () => void): void {
     const started = performance.now();
     work();
-    this.#translationNs += (performance.now() - started) * 1e6;
+    this.#time.translationNs += (performance.now() - started) * 1e6;
   }
 
   #clear(): void {
@@ -516,11 +388,13 @@ export class SoftwareEngine implements Engine {
   #adaptedAccess(lo: number, hi: number, info: number, uop: number, write: boolean): number {
     const { mmu } = this.#cpu;
     const { drops } = this.#translator;
-    const status = this.#slowAccess(() => (write ? mmu.slowStore(lo, hi, info) : mmu.slowLoad(lo, hi, info)));
+    const status = this.#callouts.access(() =>
+      write ? mmu.slowStore(lo, hi, info) : mmu.slowLoad(lo, hi, info),
+    );
     if (status !== 0) return 1;
     const block = this.#blocks.at(this.#cpu.get32(CTL.currentBlock));
     this.#translator.accessed(block, uop, () => accessCause(mmu, lo, hi, info, write));
-    return this.#stolen !== 0 || this.#patch || this.#translator.drops !== drops ? 2 : 0;
+    return this.#stolen !== 0 || this.#earlyEnd.pending || this.#translator.drops !== drops ? 2 : 0;
   }
 
   /** For the translation inspector (inspector/inspect.ts); between runs. */
@@ -533,46 +407,11 @@ export class SoftwareEngine implements Engine {
     if (cpu.u32[CTL.flagsKind >> 2] !== 0) this.#deferredFlags();
     const { drops } = this.#translator;
     const modeKey = cpu.u32[CTL.modeKey >> 2];
-    if (this.#callout(id, uop) !== 0) return REGION.fault;
+    if (this.#callouts.call(id, uop) !== 0) return REGION.fault;
     const same = cpu.u32[CTL.modeKey >> 2] === modeKey && this.#translator.drops === drops;
-    if (same && this.#stolen === 0 && !this.#patch) return 0;
+    if (same && this.#stolen === 0 && !this.#earlyEnd.pending) return 0;
     cpu.set32(CTL.exitUop, uop + UOP.size);
     return REGION.resume;
-  }
-
-  // ---- callouts ------------------------------------------------------------------------------------------------
-
-  #callout(id: number, uop: number): number {
-    const cpu = this.#cpu;
-    const { u16 } = cpu;
-    const at = uop >> 1;
-    this.#calloutCounts[id]!++;
-    // The counts start anew with each run; which callouts are timed must not depend on that.
-    const started = ++this.#calloutTicks[id]! % TIMED_EVERY === 0 ? performance.now() : -1;
-    this.#inCallout = true;
-    try {
-      this.#calloutFunctions[id]!(
-        cpu,
-        u16[at + 1]!,
-        u16[at + 2]!,
-        u16[at + 3]!,
-        cpu.i32[(uop + 8) >> 2]!,
-        u16[at + 6]!,
-      );
-      return 0;
-    } catch (error) {
-      if (!(error instanceof GuestFault)) throw error;
-      cpu.set32(CTL.faultVector, error.vector);
-      cpu.set32(CTL.faultCode, error.errorCode);
-      return 1;
-    } finally {
-      this.#inCallout = false;
-      if (started >= 0) {
-        const ns = (performance.now() - started) * 1e6;
-        cpu.accounting.addTime(this.#calloutReasons[id]!, ns);
-        this.#exitNs += ns * TIMED_EVERY;
-      }
-    }
   }
 
   /**
@@ -580,16 +419,13 @@ export class SoftwareEngine implements Engine {
    * takes it away. Between runs only.
    */
   intercept(intercepts: Intercepts | undefined): void {
-    this.#calloutFunctions = callouts().map((callout) => intercepts?.wrap(callout) ?? callout.run);
-    this.#intercepted = intercepts !== undefined;
-    this.#cpu.intercepts = intercepts;
-    this.#cpu.mmu.observe(intercepts);
+    this.#callouts.intercept(intercepts);
   }
 
   /** RIP of the instruction that is being executed, and of the next, also while TypeScript runs on wasm's stack. */
   position(): { rip: bigint; next: bigint } {
     const cpu = this.#cpu;
-    if (!this.#inCallout) return { rip: cpu.rip, next: cpu.rip };
+    if (!this.#callouts.active) return { rip: cpu.rip, next: cpu.rip };
     const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
     const index = this.#blocks.instructionAt(block, cpu.get32(CTL.exitUop));
     const next =
@@ -598,50 +434,6 @@ export class SoftwareEngine implements Engine {
       rip: this.#ipAt(block, this.#blocks.instructionStart(block, index).offset),
       next: this.#ipAt(block, next),
     };
-  }
-
-  /** Splits the time of a run. */
-  #spendTime(ns: number): void {
-    const { accounting } = this.#cpu;
-    const translation = Math.min(ns, this.#translationNs);
-    const exits = Math.min(ns - translation, this.#exitNs);
-    accounting.spend('translation', translation);
-    accounting.spend('exits', exits);
-    accounting.spend('guest', ns - translation - exits);
-    this.#translationNs = 0;
-    this.#exitNs = 0;
-  }
-
-  /** A memory access that the TLB did not serve. */
-  #slowAccess(access: () => number): number {
-    this.#inCallout = true;
-    const started = ++this.#slowAccesses % TIMED_EVERY === 0 ? performance.now() : -1;
-    const status = access();
-    this.#inCallout = false;
-    if (started >= 0) this.#exitNs += (performance.now() - started) * 1e6 * TIMED_EVERY;
-    return status;
-  }
-
-  #flushCounts(executed: number): void {
-    const { accounting } = this.#cpu;
-    accounting.instructions += executed;
-    accounting.count('slice');
-    this.#cpu.mmu.collectCounts();
-    const quickly = (reason: ExitReason, counter: number): void => {
-      const count = this.#cpu.get32(counter);
-      if (count === 0) return;
-      accounting.count(reason, count);
-      this.#cpu.set32(counter, 0);
-    };
-    quickly('descriptor', CTL.quickSegmentLoads);
-    quickly('systemCall', CTL.quickSystemCalls);
-    const counts = this.#calloutCounts;
-    for (let id = 0; id < counts.length; id++) {
-      const count = counts[id]!;
-      if (count === 0) continue;
-      accounting.count(this.#calloutReasons[id]!, count);
-      counts[id] = 0;
-    }
   }
 
   // ---- events --------------------------------------------------------------------------------------------------
@@ -665,7 +457,7 @@ export class SoftwareEngine implements Engine {
       this.#stolen += left;
       i32[CTL.budget >> 2] = 0;
     }
-    if (this.#inCallout) this.#endAfterInstruction();
+    if (this.#callouts.active) this.#earlyEnd.afterInstruction();
   }
 
   #returnStolen(): void {
@@ -674,44 +466,13 @@ export class SoftwareEngine implements Engine {
     this.#stolen = 0;
   }
 
-  /** Makes the current block end after the instruction that is being executed. */
-  #endAfterInstruction(): void {
-    if (this.#patch) return;
-    const cpu = this.#cpu;
-    const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
-    const next = this.#blocks.instructionAt(block, cpu.get32(CTL.exitUop)) + 1;
-    if (next >= block.count) return;
-    const place = this.#blocks.instructionStart(block, next);
-    this.#patch = {
-      block,
-      uop: place.uop,
-      saved: patchEnd(this.#arena, place.uop, codeSizeOf(block.modeKey), place.offset),
-      rest: block.count - next,
-    };
-  }
-
-  /** After EXIT.check: undoes a patch, and the count of the instructions it cut off, when it was the patch that ended the block. */
-  #settlePatch(): void {
-    const patch = this.#patch;
-    if (!patch) return;
-    this.#cpu.i32[CTL.budget >> 2]! += patch.rest;
-    this.#restorePatch();
-  }
-
-  #restorePatch(): void {
-    const patch = this.#patch;
-    if (!patch) return;
-    this.#cpu.u8.set(patch.saved, patch.uop);
-    this.#patch = undefined;
-  }
-
   /** Instructions retired so far, exact also in the middle of a block while a callout runs. */
   #instructionCount(): number {
     const cpu = this.#cpu;
     let count = Number(cpu.get64(CTL.instructions));
     if (this.#granted === 0) return count;
     count += this.#granted - cpu.i32[CTL.budget >> 2]! - this.#stolen;
-    if (this.#inCallout) {
+    if (this.#callouts.active) {
       const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
       count -= block.count - this.#blocks.instructionAt(block, cpu.get32(CTL.exitUop));
     }
@@ -725,7 +486,8 @@ export class SoftwareEngine implements Engine {
     const killed = this.#blocks.invalidate(address, size);
     if (killed === 0) return;
     cpu.accounting.count('selfModifyingCode');
-    if (this.#inCallout && this.#blocks.at(cpu.get32(CTL.currentBlock)).dead) this.#endAfterInstruction();
+    if (!this.#callouts.active) return;
+    if (this.#blocks.at(cpu.get32(CTL.currentBlock)).dead) this.#earlyEnd.afterInstruction();
   }
 
   memoryChanged(phys: number, length: number): void {
@@ -761,10 +523,4 @@ function accessCause(mmu: Mmu, lo: number, hi: number, info: number, write: bool
   const forWrite = write || (info & SLOW.writeIntent) !== 0;
   if (mmu.isCached(linear, forWrite ? ACCESS.write : ACCESS.read)) return 'none';
   return write && mmu.isCached(linear, ACCESS.read) ? 'code page' : 'device';
-}
-
-/** First linear address of the page after the one of `linear`. */
-function nextPage(linear: number, modeKey: number): number {
-  const next = linear + PAGE - (linear & (PAGE - 1));
-  return (modeKey & MODE.codeSizeMask) === MODE.code64 ? next : next % TWO_32;
 }
