@@ -5,6 +5,7 @@ import { GuestFault } from '../../x86/faults.ts';
 import { CTL } from '../../x86/layout.ts';
 import { type Bits, defineOp, type FlagArithmetic, type OpGen } from '../op.ts';
 import {
+  captureCarry,
   pushCarry,
   setFlagsFromCarries,
   setFlagsKeepingCarry,
@@ -120,9 +121,7 @@ for (const bits of SIZES) {
       const x = g.scratch(typeOf(bits), 0);
       const y = g.scratch(typeOf(bits), 1);
       const r = g.scratch(typeOf(bits), 2);
-      const carry = g.scratch(I32, 3);
-      pushCarry(g);
-      w.set(carry);
+      const carry = captureCarry(g, 3);
       g.a(bits);
       w.set(x);
       constant(g, bits, 1);

@@ -3,6 +3,7 @@ import { type Bits, defineOp, type OpGen } from '../op.ts';
 import { constant, SIZES, sized, typeOf } from './arithmetic.ts';
 import {
   CONDITIONS,
+  flagsResultCarryOverflow,
   pushArithmeticFlags,
   pushCarry,
   pushCondition,
@@ -11,6 +12,7 @@ import {
   setArithmeticFlags,
   setFlagsLogic,
   setFlagsResultCarryOverflow,
+  withCarryOverflow,
 } from './flags.ts';
 
 /** Pushes bit `index` (a constant) of a local as i32 0 or 1. */
@@ -40,7 +42,7 @@ for (const bits of SIZES) {
         {
           reads: immediate ? 'a' : 'ab',
           flags: 'readwrite',
-          flagsInState: !immediate,
+          flagsInState: !immediate && (kind === 'rcl' || kind === 'rcr'),
         },
         (g) => emitShift(g, bits, kind, immediate),
       );
@@ -76,7 +78,8 @@ function emitShift(g: OpGen, bits: Bits, kind: Shift, immediate: boolean): void 
     if (bits === 32) g.set(32, () => w.get(x));
     return;
   }
-  if (count === undefined) {
+  const throughCarry = kind === 'rcl' || kind === 'rcr';
+  if (count === undefined && throughCarry) {
     w.get(n).op(t.eqz).if();
     // 32-bit destinations are zero-extended even by a count of zero.
     if (bits === 32) g.set(32, () => w.get(x));
@@ -160,10 +163,30 @@ function emitShift(g: OpGen, bits: Bits, kind: Shift, immediate: boolean): void 
       break;
   }
   g.set(bits, () => w.get(r));
-  if (kind === 'shl' || kind === 'shr' || kind === 'sar')
-    setFlagsResultCarryOverflow(g, bits, r, carry, overflow);
-  else replaceCarryOverflow(g, carry, overflow);
-  if (count === undefined) w.end();
+  if (count === undefined && throughCarry) {
+    replaceCarryOverflow(g, carry, overflow);
+    w.end();
+    return;
+  }
+  const rotates = kind !== 'shl' && kind !== 'shr' && kind !== 'sar';
+  if (count !== undefined) {
+    if (rotates) replaceCarryOverflow(g, carry, overflow);
+    else setFlagsResultCarryOverflow(g, bits, r, carry, overflow);
+    return;
+  }
+  const before = g.captureFlags();
+  const after = rotates
+    ? withCarryOverflow(g, before, carry, overflow)
+    : flagsResultCarryOverflow(g, bits, r, carry, overflow);
+  const either = (old: () => void, changed: () => void): void => {
+    old();
+    changed();
+    w.get(n).op(t.eqz).select();
+  };
+  g.setFlags({
+    result: () => either(before.result, after.result),
+    aux: () => either(before.aux, after.aux),
+  });
 }
 
 /** RCL and RCR of 8, 16 and 32 bits: a rotate of the (bits + 1)-bit value CF : x, whose count is taken modulo bits + 1. */

@@ -1,5 +1,5 @@
 import { I32, I64, i32, i64 } from '../../wasm/opcodes.ts';
-import type { Bits, FlagArithmetic, OpGen } from '../op.ts';
+import type { Bits, FlagArithmetic, FlagSource, OpGen } from '../op.ts';
 import { pushArithmeticCondition } from './flags-arithmetic.ts';
 
 /**
@@ -58,12 +58,12 @@ function pushCarriesAux(g: OpGen, bits: Bits, vector: () => void): void {
   }
 }
 
-/** INC and DEC: as setFlagsFromCarries, but CF is what i32 local `carry` says (0 or 1). */
+/** INC and DEC: as setFlagsFromCarries, but CF is what `carry` pushes (i32, 0 or 1). */
 export function setFlagsKeepingCarry(
   g: OpGen,
   bits: Bits,
   result: number,
-  carry: number,
+  carry: () => void,
   vector: () => void,
 ): void {
   const { w } = g;
@@ -74,7 +74,9 @@ export function setFlagsKeepingCarry(
       const aux = g.scratch(I32, 8);
       const change = g.scratch(I32, 7);
       pushCarriesAux(g, bits, vector);
-      w.tee(aux).i32Const(31).op(i32.shr_u).get(carry).op(i32.xor).set(change);
+      w.tee(aux).i32Const(31).op(i32.shr_u);
+      carry();
+      w.op(i32.xor).set(change);
       w.get(aux).get(change).i32Const(31).op(i32.shl).op(i32.xor);
       w.get(change).i32Const(30).op(i32.shl).op(i32.xor);
     },
@@ -98,10 +100,21 @@ export function setFlagsResultCarryOverflow(
   carry: number,
   overflow: number,
 ): void {
-  g.setFlags({
+  g.setFlags(flagsResultCarryOverflow(g, bits, result, carry, overflow));
+}
+
+/** The same, for a source to be chosen from. */
+export function flagsResultCarryOverflow(
+  g: OpGen,
+  bits: Bits,
+  result: number,
+  carry: number,
+  overflow: number,
+): FlagSource {
+  return {
     result: () => pushSigned(g, bits, result),
     aux: () => pushCarryOverflowAux(g, carry, overflow),
-  });
+  };
 }
 
 /** Pushes an aux word with only CF and OF, from two i32 locals holding 0 or 1. */
@@ -113,8 +126,17 @@ export function pushCarryOverflowAux(g: OpGen, carry: number, overflow: number):
 
 /** Replaces CF and OF (i32 locals, 0 or 1), keeping SF, ZF, AF, PF. */
 export function replaceCarryOverflow(g: OpGen, carry: number, overflow: number): void {
-  const { result, aux } = g.captureFlags();
-  g.setFlags({
+  g.setFlags(withCarryOverflow(g, g.captureFlags(), carry, overflow));
+}
+
+/** Flags `before` with another CF and OF (i32 locals, 0 or 1). */
+export function withCarryOverflow(
+  g: OpGen,
+  { result, aux }: FlagSource,
+  carry: number,
+  overflow: number,
+): FlagSource {
+  return {
     result,
     aux: () => {
       aux();
@@ -122,7 +144,7 @@ export function replaceCarryOverflow(g: OpGen, carry: number, overflow: number):
       pushCarryOverflowAux(g, carry, overflow);
       g.w.op(i32.or);
     },
-  });
+  };
 }
 
 /** Replaces CF by bit 31 of what `value` pushes (i32; it may push the aux word before), keeping the rest, OF too. */
@@ -146,6 +168,21 @@ export function replaceCarry(g: OpGen, value: (aux: () => void) => void): void {
       w.get(old).get(change).op(i32.xor).get(change).i32Const(1).op(i32.shr_u).op(i32.xor);
     },
   });
+}
+
+/** What pushes CF as it is now (i32, 0 or 1), in a flag source that is made from it; instead of `captureFlags`. */
+export function captureCarry(g: OpGen, n: number): () => void {
+  if (g.flagArithmetic()) {
+    const carry = g.scratch(I32, n);
+    pushCarry(g);
+    g.w.set(carry);
+    return () => g.w.get(carry);
+  }
+  const { aux } = g.captureFlags();
+  return () => {
+    aux();
+    g.w.i32Const(31).op(i32.shr_u);
+  };
 }
 
 /** Pushes CF as i32 0 or 1. */

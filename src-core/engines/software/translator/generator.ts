@@ -5,6 +5,7 @@ import type {
   FlagSource,
   IrOp,
   Loc,
+  OpDef,
   OpGen,
   QuickName,
 } from '../../../ir/op.ts';
@@ -16,9 +17,9 @@ import type { Callout } from '../../../x86/callout.ts';
 import { CTL, FLAGS_AUX, FLAGS_RESULT, GPR, RIP, TEMP, TEMP_SIZE, TLB } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { BLOCK, REGION, SITE, UOP } from '../exit.ts';
-import { SymbolicValues } from './addresses.ts';
+import { accessOf, SymbolicValues } from './addresses.ts';
 import type { RegionImports } from './imports.ts';
-import type { Region, RegionNode } from './region.ts';
+import { controlKind, type Region, type RegionNode } from './region.ts';
 import { type Pinned, Scratch, VALUE_TYPES } from './scratch.ts';
 import { KnownSpans, planProbes, type ProbePlan } from './shared-probes.ts';
 import {
@@ -46,6 +47,8 @@ interface PendingFlags {
   pinned: readonly Pinned[];
   /** How many sources it is made from, one changing some flags of the other. */
   depth: number;
+  /** One of them is what the vCPU state holds: it is not to be written while this is pending. */
+  fromState: boolean;
 }
 
 /** Flags are made when they would depend on more sources than this. */
@@ -105,7 +108,7 @@ export class RegionGen implements OpGen {
   #step!: EmitStep;
   flags: FlagsPlace = 'deferred';
   /** What the operation being emitted makes its flags from. */
-  #captured: PendingFlags | undefined;
+  #captured: Pick<PendingFlags, 'pinned' | 'depth' | 'fromState'> | undefined;
   /** Type of the local its result went to, if that is a temporary. */
   #resultType: typeof I32 | typeof I64 | undefined;
   /** Instructions executed since `budget` was brought up to date. */
@@ -331,12 +334,12 @@ export class RegionGen implements OpGen {
   #storeWords({ result, aux }: FlagSource): void {
     const { w } = this;
     this.#apart(() => {
-      w.i32Const(0);
+      // Both are known before either is written: they may be made from the words as they are.
+      const made = this.scratch(I64, 15);
       result();
-      w.mem(i64.store, FLAGS_RESULT);
-      w.i32Const(0);
+      w.set(made).i32Const(0);
       aux();
-      w.mem(i32.store, FLAGS_AUX);
+      w.mem(i32.store, FLAGS_AUX).i32Const(0).get(made).mem(i64.store, FLAGS_RESULT);
     });
     w.i32Const(0).i32Const(0).mem(i32.store, CTL.flagsKind);
   }
@@ -351,17 +354,23 @@ export class RegionGen implements OpGen {
 
   /** The flags' words hold from here on. */
   #makeWords(): void {
-    const { flags, w } = this;
+    const { flags } = this;
     if (flags === 'words') return;
     if (flags === 'deferred') {
-      w.i32Const(0).mem(i32.load, CTL.flagsKind).if();
-      w.call(this.#imports.deferredFlags);
-      w.end();
+      this.#settleWords();
     } else {
       this.#storeWords(flags.source);
       this.#release();
     }
     this.flags = 'words';
+  }
+
+  /** Makes the flags' words from what else the vCPU state has, if they are not made. */
+  #settleWords(): void {
+    const { w } = this;
+    w.i32Const(0).mem(i32.load, CTL.flagsKind).if();
+    w.call(this.#imports.deferredFlags);
+    w.end();
   }
 
   /** Emits with scratch locals of its own: code of a flag source made earlier. */
@@ -390,6 +399,7 @@ export class RegionGen implements OpGen {
     this.#resultType = undefined;
     const { def } = step.op;
     if (def.flagsInState) this.#makeWords();
+    else if (typeof this.flags !== 'string' && this.flags.fromState && mayCallOut(def)) this.settleFlags();
     def.emit(this);
     if (def.flagsInState && def.flags !== 'read') this.flags = 'words';
     this.#values.apply(step.op);
@@ -734,21 +744,25 @@ export class RegionGen implements OpGen {
       source,
       pinned: [...this.#scratch.all(), ...(captured?.pinned ?? [])],
       depth: captured ? captured.depth + 1 : 0,
+      fromState: captured?.fromState ?? false,
     };
   }
   captureFlags(): FlagSource {
+    if (typeof this.flags !== 'string' && this.flags.depth >= CAPTURE_DEPTH_MAX) this.settleFlags();
     const { flags } = this;
-    if (typeof flags === 'string' || flags.depth >= CAPTURE_DEPTH_MAX) {
-      this.#makeWords();
-      // In locals: the words may be overwritten by what is made from them, and that made once more later.
-      const { w } = this;
-      const result = this.scratch(I64, 13);
-      const aux = this.scratch(I32, 14);
-      this.state64(FLAGS_RESULT);
-      w.set(result);
-      this.state32(FLAGS_AUX);
-      w.set(aux);
-      return { result: () => w.get(result), aux: () => w.get(aux) };
+    if (typeof flags === 'string') {
+      this.#captured = { pinned: [], depth: 0, fromState: true };
+      const known = flags === 'words';
+      return {
+        result: () => {
+          if (!known) this.#settleWords();
+          this.state64(FLAGS_RESULT);
+        },
+        aux: () => {
+          if (!known) this.#settleWords();
+          this.state32(FLAGS_AUX);
+        },
+      };
     }
     this.#captured = flags;
     this.flags = { ...flags, pinned: [] };
@@ -1080,4 +1094,9 @@ export class RegionGen implements OpGen {
     this.storeBudget();
     this.w.i32Const(REGION.check).return();
   }
+}
+
+/** Whether the state may be stored in the midst of an operation that goes on in translated code. */
+function mayCallOut(def: OpDef): boolean {
+  return def.leaves && !accessOf(def) && controlKind(def)[0] === undefined;
 }
