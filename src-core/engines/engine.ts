@@ -33,7 +33,7 @@ export interface Engine {
    * Executes guest code: at most `maxInstructions`, delivering pending interrupts at instruction boundaries. With
    * `exact` exactly that many when nothing else ends the run first (the instruction-count clock needs that); without,
    * it may stop a few instructions short, at a block's end. An engine that can't count instructions ends the run after
-   * `maxNs` of host time instead.
+   * `maxNs` of host time instead, and one that can ends it where it notices that so much has passed, unless `exact`.
    */
   run(maxInstructions: number, exact?: boolean, maxNs?: number): RunEnd;
   /**

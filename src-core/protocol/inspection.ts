@@ -42,6 +42,20 @@ export const regionSummarySchema = z.object({
 });
 export type RegionSummary = z.infer<typeof regionSummarySchema>;
 
+const ms = z.number().nonnegative();
+
+/** How long translation has kept a guest, and all that its process does, waiting: host ms, in one piece or in one run. */
+export const translationPausesSchema = z.object({
+  longestMs: ms,
+  /** Pieces longer than that; those over 5 ms count in all three. */
+  over1Ms: count,
+  over2Ms: count,
+  over5Ms: count,
+  /** Most of all pieces of a run of the engine together, between two turns of the process's event loop. */
+  longestInRunMs: ms,
+});
+export type TranslationPauses = z.infer<typeof translationPausesSchema>;
+
 export const translatorStatisticsSchema = z.object({
   /** Regions translated so far, and those alive. */
   translated: count,
@@ -52,8 +66,11 @@ export const translatorStatisticsSchema = z.object({
   modules: count,
   bytes: count,
   invalidated: count,
+  /** Memory accesses that are translated as callouts at present. */
   adapted: count,
+  pauses: translationPausesSchema,
 });
+export type TranslatorStatistics = z.infer<typeof translatorStatisticsSchema>;
 
 export const inspectionSchema = z.object({
   statistics: translatorStatisticsSchema,

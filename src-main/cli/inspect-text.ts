@@ -2,12 +2,13 @@ import type { Inspection, RegionDetail, RegionSummary } from '../../src-core/pro
 
 /** The table of hot regions, for people. */
 export function describeInspection({ statistics, order, regions }: Inspection): string {
-  const { translated, regions: alive, entries, modules, bytes, invalidated, adapted } = statistics;
+  const { translated, regions: alive, entries, modules, bytes, invalidated, adapted, pauses } = statistics;
   const head = [
     `Regions      ${alive} alive of ${translated} translated, ${invalidated} dropped`,
     `Entries      ${entries}`,
     `WebAssembly  ${bytes} bytes in ${modules} modules`,
     `Adapted      ${adapted} accesses`,
+    `Pauses       ${pauses.longestMs.toFixed(1)} ms at most, ${pauses.longestInRunMs.toFixed(1)} ms in a run`,
   ];
   if (regions.length === 0) return `${head.join('\n')}\n\nNothing is translated.\n`;
   const by = order === 'work' ? 'entries times instructions' : 'entries';

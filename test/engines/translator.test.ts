@@ -17,17 +17,29 @@ import { source } from '../../src-core/guests/assembler/source.ts';
 const DEVICE = 0xd000_0000;
 const CODE = 0x1000;
 
+/** What the device does besides counting. */
+interface Device {
+  onRead: (reads: number) => void;
+}
+
 /** A CPU in flat 32-bit protected mode without paging, about to execute a program at 0x1000; reads of the device count up. */
 function machine(
   program: string,
   options: TranslatorOptionsInput = {},
   limits: { microOpBytes?: number; regionSlots?: number } = {},
-): { cpu: Cpu; engine: SoftwareEngine; accounting: ExitAccounting } {
+): { cpu: Cpu; engine: SoftwareEngine; accounting: ExitAccounting; device: Device } {
   const arena = new Arena(16);
   const accounting = new ExitAccounting();
   const memory = new MemoryBus(arena);
+  const device: Device = { onRead: () => undefined };
   let reads = 0;
-  memory.mapMmio(DEVICE, 0x1000, 'counter', { readMmio: () => ++reads, writeMmio: () => undefined });
+  memory.mapMmio(DEVICE, 0x1000, 'counter', {
+    readMmio: () => {
+      device.onRead(++reads);
+      return reads;
+    },
+    writeMmio: () => undefined,
+  });
   const cpu: Cpu = new Cpu({
     arena,
     memory,
@@ -49,7 +61,7 @@ function machine(
   assembler.equ('DEVICE', BigInt(DEVICE));
   source(assembler, program);
   arena.ram.set(assembler.assemble().bytes, CODE);
-  return { cpu, engine, accounting };
+  return { cpu, engine, accounting, device };
 }
 
 /** Runs in small slices, as a machine does, until HLT. */
@@ -77,6 +89,7 @@ done:
   hlt`;
 /** 1 + 2 + ... + 20000; the second half reads zeros from memory. */
 const POLLED = BigInt((20_000 * 20_001) / 2);
+const POLLED_INSTRUCTIONS = 3 + 6 + 3 + 2 * 4 * 20_000;
 
 describe('the translator', () => {
   it('runs a loop as translated code, with the instructions counted exactly', () => {
@@ -96,6 +109,19 @@ describe('the translator', () => {
     expect(entries).toBeGreaterThan(0);
   });
 
+  it('ends a run early whose time is over, and gets on all the same', () => {
+    const { cpu, engine } = machine(POLLING);
+    const ends: string[] = [];
+    // Each run is over before it begins: it lasts until time is taken for the first time.
+    while (ends.at(-1) !== 'halt' && ends.length < 100_000) ends.push(engine.run(1_000_000, false, 0));
+    expect(cpu.gpr(0)).toBe(POLLED);
+    expect(ends.length).toBeGreaterThan(10);
+    expect(cpu.instructionCount()).toBe(POLLED_INSTRUCTIONS);
+    const { longestMs, longestInRunMs } = engine.translatorStatistics().pauses;
+    expect(longestMs).toBeGreaterThan(0);
+    expect(longestInRunMs).toBeGreaterThanOrEqual(longestMs);
+  });
+
   it('interprets only, at tier 0', () => {
     const { cpu, engine } = machine(POLLING, { tier: 0 });
     runToHalt(engine);
@@ -113,6 +139,18 @@ describe('the translator', () => {
     expect(reasons.adaptation?.count).toBe(3);
     expect(reasons.retranslation?.count).toBeGreaterThanOrEqual(2);
     expect(engine.translatorStatistics().adapted).toBe(0);
+  });
+
+  it('counts exactly where an adapted access asks for the run to end', () => {
+    const { cpu, engine, device } = machine(POLLING);
+    device.onRead = (reads) => {
+      if (reads % 100 === 99) engine.requestExit();
+    };
+    let runs = 0;
+    while (engine.run(1_000_000) !== 'halt') runs++;
+    expect(runs).toBe(200);
+    expect(cpu.gpr(0)).toBe(POLLED);
+    expect(cpu.instructionCount()).toBe(POLLED_INSTRUCTIONS);
   });
 
   it('does not adapt when told not to', () => {

@@ -4,7 +4,7 @@ import type { Cpu } from '../../x86/cpu.ts';
 import { GuestFault } from '../../x86/faults.ts';
 import type { Intercepts } from '../../x86/intercepts.ts';
 import { CTL } from '../../x86/layout.ts';
-import type { TimeShares } from './time-shares.ts';
+import type { RunTime } from './run-time.ts';
 
 /** One in this many callouts of a reason is timed. */
 const TIMED_EVERY = 64;
@@ -15,7 +15,7 @@ const TIMED_EVERY = 64;
  */
 export class Callouts {
   readonly #cpu: Cpu;
-  readonly #time: TimeShares;
+  readonly #time: RunTime;
   /** One is being executed: TypeScript is on wasm's stack, CTL.exitUop says where. */
   active = false;
   /** A model of hardware virtualization stands between the guest's code and what it asks of the processor. */
@@ -28,7 +28,7 @@ export class Callouts {
   readonly #ticks: Uint32Array;
   #slowAccesses = 0;
 
-  constructor(cpu: Cpu, time: TimeShares) {
+  constructor(cpu: Cpu, time: RunTime) {
     this.#cpu = cpu;
     this.#time = time;
     const table = callouts();
@@ -64,9 +64,7 @@ export class Callouts {
     } finally {
       this.active = false;
       if (started >= 0) {
-        const ns = (performance.now() - started) * 1e6;
-        cpu.accounting.addTime(this.#reasons[id]!, ns);
-        this.#time.exitNs += ns * TIMED_EVERY;
+        cpu.accounting.addTime(this.#reasons[id]!, this.#time.exited(started, TIMED_EVERY));
       }
     }
   }
@@ -77,7 +75,7 @@ export class Callouts {
     const started = ++this.#slowAccesses % TIMED_EVERY === 0 ? performance.now() : -1;
     const status = access();
     this.active = false;
-    if (started >= 0) this.#time.exitNs += (performance.now() - started) * 1e6 * TIMED_EVERY;
+    if (started >= 0) this.#time.exited(started, TIMED_EVERY);
     return status;
   }
 

@@ -7,7 +7,7 @@ import { liftBlock } from '../../x86/lift/block.ts';
 import { MODE } from '../../x86/mode.ts';
 import { getSigned } from '../../x86/words.ts';
 import type { BlockCache } from './block-cache.ts';
-import type { TimeShares } from './time-shares.ts';
+import type { RunTime } from './run-time.ts';
 
 const PAGE = 4096;
 const TWO_32 = 0x100000000;
@@ -20,9 +20,9 @@ const DEVICE_PAGE = -2;
 export class CodeFetch {
   readonly #cpu: Cpu;
   readonly #blocks: BlockCache;
-  readonly #time: TimeShares;
+  readonly #time: RunTime;
 
-  constructor(cpu: Cpu, blocks: BlockCache, time: TimeShares) {
+  constructor(cpu: Cpu, blocks: BlockCache, time: RunTime) {
     this.#cpu = cpu;
     this.#blocks = blocks;
     this.#time = time;
@@ -109,9 +109,7 @@ export class CodeFetch {
       code >= 0 && secondPage !== DEVICE_PAGE,
     );
     cpu.accounting.count('translation');
-    const ns = (performance.now() - started) * 1e6;
-    cpu.accounting.addTime('translation', ns);
-    this.#time.translationNs += ns;
+    cpu.accounting.addTime('translation', this.#time.translated(started));
     return block.address;
   }
 

@@ -1,5 +1,6 @@
 import type { Arena } from '../../machine/arena.ts';
 import { FLAG_RF, FLAG_TF } from '../../x86/bits.ts';
+import type { TranslatorStatistics } from '../../protocol/inspection.ts';
 import { type TranslatorOptions, translatorOptionsSchema } from '../../protocol/machine-config.ts';
 import type { Cpu } from '../../x86/cpu.ts';
 import { isPrefix } from '../../x86/decoder.ts';
@@ -18,9 +19,9 @@ import { CodeFetch } from './code-fetch.ts';
 import { EarlyEnd } from './early-end.ts';
 import { EXIT, REGION, UOP } from './exit.ts';
 import type { AccessCause } from './translator/adaptation.ts';
-import { Translator, type TranslatorStatistics } from './translator/translator.ts';
+import { Translator } from './translator/translator.ts';
 import { generateInterpreter, type InterpreterImports } from './interpreter/module.ts';
-import { TimeShares } from './time-shares.ts';
+import { RunTime } from './run-time.ts';
 
 const WASM_PAGE = 65536;
 const PAGE = 4096;
@@ -45,7 +46,7 @@ export class SoftwareEngine implements Engine {
   readonly #cpu: Cpu;
   readonly #blocks: BlockCache;
   readonly #translator: Translator;
-  readonly #time = new TimeShares();
+  readonly #time = new RunTime(() => this.#overdue());
   readonly #callouts: Callouts;
   readonly #fetch: CodeFetch;
   readonly #earlyEnd: EarlyEnd;
@@ -98,6 +99,7 @@ export class SoftwareEngine implements Engine {
       arena,
       cpu,
       blocks: this.#blocks,
+      time: this.#time,
       options: translator,
       ...(regionSlots !== undefined && { slots: regionSlots }),
     });
@@ -140,10 +142,11 @@ export class SoftwareEngine implements Engine {
 
   // ---- the run loop --------------------------------------------------------------------------------------------
 
-  run(maxInstructions: number, exact = false): RunEnd {
+  run(maxInstructions: number, exact = false, maxNs = Infinity): RunEnd {
     const cpu = this.#cpu;
     this.#exact = exact;
-    const started = performance.now();
+    // What is to be repeated exactly must not depend on the host's time.
+    this.#time.begin(exact ? Infinity : maxNs);
     this.#granted = Math.min(maxInstructions, 0x7fffffff);
     this.#stolen = 0;
     this.#exitRequested = false;
@@ -161,7 +164,7 @@ export class SoftwareEngine implements Engine {
       cpu.accounting.count('slice');
       cpu.mmu.collectCounts();
       this.#callouts.collectCounts();
-      this.#time.spend(cpu.accounting, (performance.now() - started) * 1e6);
+      this.#time.end(cpu.accounting);
     }
   }
 
@@ -369,7 +372,7 @@ export class SoftwareEngine implements Engine {
   #translate(work: () => void): void {
     const started = performance.now();
     work();
-    this.#time.translationNs += (performance.now() - started) * 1e6;
+    this.#time.translated(started);
   }
 
   #clear(): void {
@@ -446,6 +449,11 @@ export class SoftwareEngine implements Engine {
   requestExit(): void {
     this.#exitRequested = true;
     this.#attention();
+  }
+
+  /** The run has taken its time: ends it, if it has come anywhere. */
+  #overdue(): void {
+    if (this.#granted - this.#cpu.i32[CTL.budget >> 2]! - this.#stolen > 0) this.requestExit();
   }
 
   /** Makes the interpreter come back: before the next block, or after this instruction when one is in a callout. */

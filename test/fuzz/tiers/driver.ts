@@ -5,7 +5,7 @@ import { AssemblyError } from '../../../src-core/guests/assembler/index.ts';
 import { translatorOptionsSchema } from '../../../src-core/protocol/machine-config.ts';
 import type { ModelMmu } from '../../../src-core/engines/hardware/model/meter.ts';
 import type { TranslatorOptionsInput } from '../../../src-core/protocol/machine-config.ts';
-import type { TranslatorStatistics } from '../../../src-core/engines/software/translator/translator.ts';
+import type { TranslatorStatistics } from '../../../src-core/protocol/inspection.ts';
 import { Random } from '../random.ts';
 import { differences } from './compare.ts';
 import { generate } from './generator.ts';

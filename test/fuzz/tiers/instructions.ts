@@ -3,7 +3,7 @@
  * from the same state so that tier 1 translates it. No processor is needed to compare with, and nothing is undefined:
  * both sides are ours, and must agree in every bit.
  */
-import type { TranslatorStatistics } from '../../../src-core/engines/software/translator/translator.ts';
+import type { TranslatorStatistics } from '../../../src-core/protocol/inspection.ts';
 import { CASE_SIZE, DATA_SIZE, RESULT } from '../../oracle/layout.ts';
 import { CaseView } from '../../oracle/state.ts';
 import type { Bitness } from '../../oracle/state.ts';

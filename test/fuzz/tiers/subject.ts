@@ -7,7 +7,7 @@ import { ModelEngine } from '../../../src-core/engines/hardware/model/model-engi
 import type { ModelMmu } from '../../../src-core/engines/hardware/model/meter.ts';
 import { builtInProfile } from '../../../src-core/engines/hardware/model/profile.ts';
 import { SoftwareEngine } from '../../../src-core/engines/software/software-engine.ts';
-import type { TranslatorStatistics } from '../../../src-core/engines/software/translator/translator.ts';
+import type { TranslatorStatistics } from '../../../src-core/protocol/inspection.ts';
 import { Arena } from '../../../src-core/machine/arena.ts';
 import { MemoryBus, PortBus } from '../../../src-core/machine/bus.ts';
 import { IcountClock } from '../../../src-core/machine/clock.ts';

@@ -163,7 +163,7 @@ export class ModelEngine implements Engine, Intercepts {
 
   // ---- the run loop --------------------------------------------------------------------------------------------
 
-  run(maxInstructions: number, exact = false): RunEnd {
+  run(maxInstructions: number, exact = false, maxNs = Infinity): RunEnd {
     const cpu = this.#cpu;
     this.enter();
     this.#running = true;
@@ -172,7 +172,7 @@ export class ModelEngine implements Engine, Intercepts {
     cpu.accounting.divert(this.#inner);
     try {
       this.#vmrun();
-      const end = this.#software.run(maxInstructions, exact);
+      const end = this.#software.run(maxInstructions, exact, maxNs);
       if (end === 'shutdown') {
         this.#leaveGuest(EXIT_CODE.SHUTDOWN, 'exception');
         this.#event = 0n;

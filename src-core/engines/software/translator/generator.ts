@@ -1015,8 +1015,12 @@ export class RegionGen implements OpGen {
     }
     w.i32Const(this.#op.c | bytes)
       .i32Const(this.#uop)
-      .call(slow);
-    w.tee(status).i32Const(1).op(i32.eq).if();
+      .call(slow)
+      .set(status);
+    // What asks for attention takes the budget away.
+    w.i32Const(0).mem(i32.load, CTL.budget);
+    if (this.unpaid > 0) w.i32Const(this.unpaid).op(i32.add);
+    w.set(this.budget).get(status).i32Const(1).op(i32.eq).if();
     this.resumeHere();
     w.end();
     this.#accessStatus = status;

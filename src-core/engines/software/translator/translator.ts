@@ -1,6 +1,7 @@
 import { ARENA, type Arena } from '../../../machine/arena.ts';
 import type { OpDef } from '../../../ir/op.ts';
 import { type CodeWriter, ModuleWriter } from '../../../wasm/writer.ts';
+import type { TranslatorStatistics } from '../../../protocol/inspection.ts';
 import type { TranslatorOptions } from '../../../protocol/machine-config.ts';
 import type { Cpu } from '../../../x86/cpu.ts';
 import { CTL, RIP, TLB } from '../../../x86/layout.ts';
@@ -8,6 +9,7 @@ import { type LiftedBlock, liftBlock } from '../../../x86/lift/block.ts';
 import { MODE } from '../../../x86/mode.ts';
 import type { BlockCache, CachedBlock } from '../block-cache.ts';
 import { BLOCK, ENTRY, SITE, UOP } from '../exit.ts';
+import type { RunTime } from '../run-time.ts';
 import { type AccessCause, type AccessForm, Adaptations } from './adaptation.ts';
 import { emitRegion, type RecordSite } from './emit-region.ts';
 import { declareRegionImports, type RegionImportValues } from './imports.ts';
@@ -27,20 +29,6 @@ const BATCH_MAX = 8;
 const TURNS_MAX = 5;
 /** A block belongs into a region when it was executed at least once for so many executions of the threshold. */
 const WARM_SHARE = 8;
-
-export interface TranslatorStatistics {
-  /** Regions translated so far, and those alive. */
-  translated: number;
-  regions: number;
-  /** Entries into regions from the dispatcher. */
-  entries: number;
-  /** WebAssembly modules and bytes made so far. */
-  modules: number;
-  bytes: number;
-  invalidated: number;
-  /** Memory accesses that are translated as callouts at present. */
-  adapted: number;
-}
 
 /** What a region is grown from. */
 interface Seed {
@@ -68,6 +56,7 @@ export class Translator {
   readonly #arena: Arena;
   readonly #cpu: Cpu;
   readonly #blocks: BlockCache;
+  readonly #time: RunTime;
   readonly #options: TranslatorOptions;
   readonly #adaptations: Adaptations;
   /** Blocks whose adaptations changed while they were being executed. */
@@ -98,12 +87,14 @@ export class Translator {
     arena,
     cpu,
     blocks,
+    time,
     options,
     slots = SLOTS,
   }: {
     arena: Arena;
     cpu: Cpu;
     blocks: BlockCache;
+    time: RunTime;
     options: TranslatorOptions;
     /** Most regions alive, and one. */
     slots?: number;
@@ -113,6 +104,7 @@ export class Translator {
     this.#arena = arena;
     this.#cpu = cpu;
     this.#blocks = blocks;
+    this.#time = time;
     this.#options = options;
     this.#adaptations = new Adaptations(cpu.accounting);
     this.table = new WebAssembly.Table({ element: 'anyfunc', initial: SLOTS, maximum: SLOTS });
@@ -378,6 +370,7 @@ export class Translator {
       bytes: this.#bytes,
       invalidated: this.#invalidated,
       adapted: this.#adaptations.size,
+      pauses: this.#time.pauses(),
     };
   }
 
