@@ -153,6 +153,44 @@ describe('the translator', () => {
     expect(cpu.instructionCount()).toBe(POLLED_INSTRUCTIONS);
   });
 
+  it('translates anew what many regions hold, those entered most at once', () => {
+    const LOOPS = 60;
+    const ROUNDS = 200;
+    const loops = Array.from(
+      { length: LOOPS },
+      (_, at) => `
+      mov ecx, ${ROUNDS}
+    loop${at}:
+      call poll
+      test eax, eax
+      js loop${at}
+      dec ecx
+      jnz loop${at}`,
+    );
+    const { cpu, engine, accounting } = machine(`
+      xor eax, eax
+      xor ebx, ebx
+      mov esi, 0xe00000
+    again:
+      ${loops.join('')}
+      inc ebx
+      mov esi, DEVICE
+      cmp ebx, 3
+      jne again
+      hlt
+    poll:
+      mov edx, [esi]
+      add eax, edx
+      ret`);
+    runToHalt(engine);
+    const reads = 2 * LOOPS * ROUNDS;
+    expect(cpu.gpr(0)).toBe(BigInt((reads * (reads + 1)) / 2));
+    expect(cpu.instructionCount()).toBe(3 + 3 * (LOOPS * (1 + ROUNDS * 8) + 4) + 1);
+    const { reasons } = accounting.snapshot();
+    expect(reasons.retranslation?.count).toBeGreaterThanOrEqual(LOOPS);
+    expect(reasons.mmio?.count).toBe(reads);
+  });
+
   it('does not adapt when told not to', () => {
     const { cpu, engine, accounting } = machine(POLLING, { adaptive: false });
     runToHalt(engine);
