@@ -65,7 +65,9 @@ export const translatorStatisticsSchema = z.object({
   /** WebAssembly modules and bytes made so far. */
   modules: count,
   bytes: count,
+  /** Regions dropped as their code or what they are made from changed, and those that nothing entered any more. */
   invalidated: count,
+  retired: count,
   /** Memory accesses that are translated as callouts at present. */
   adapted: count,
   pauses: translationPausesSchema,

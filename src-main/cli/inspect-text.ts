@@ -2,9 +2,19 @@ import type { Inspection, RegionDetail, RegionSummary } from '../../src-core/pro
 
 /** The table of hot regions, for people. */
 export function describeInspection({ statistics, order, regions }: Inspection): string {
-  const { translated, regions: alive, entries, modules, bytes, invalidated, adapted, pauses } = statistics;
+  const {
+    translated,
+    regions: alive,
+    entries,
+    modules,
+    bytes,
+    invalidated,
+    retired,
+    adapted,
+    pauses,
+  } = statistics;
   const head = [
-    `Regions      ${alive} alive of ${translated} translated, ${invalidated} dropped`,
+    `Regions      ${alive} alive of ${translated} translated, ${invalidated} dropped, ${retired} unused`,
     `Entries      ${entries}`,
     `WebAssembly  ${bytes} bytes in ${modules} modules`,
     `Adapted      ${adapted} accesses`,

@@ -35,7 +35,7 @@ describe('cli inspect', () => {
   test('the table and one region in full', async () => {
     const ended = await inspectRun('--kernel', kernel, '--after', '0.5', '--region', '1');
     expect(ended).toMatchObject({ code: 0, stderr: '' });
-    expect(ended.stdout).toMatch(/^Regions +1 alive of 1 translated, 0 dropped$/m);
+    expect(ended.stdout).toMatch(/^Regions +1 alive of 1 translated, 0 dropped, 0 unused$/m);
     expect(ended.stdout).toMatch(/^1 +0x10002e +0x10002e +0x510002e +32-bit CPL 0 /m);
     expect(ended.stdout).toMatch(/^0x10002e {2}inc eax +rax = incf\.32 rax/m);
     expect(ended.stdout).toMatch(/ i32\.add$/m);

@@ -289,4 +289,40 @@ describe('the translator', () => {
     expect(cpu.instructionCount()).toBe(2 + 2 * (10 * (1 + 30 * (100 * (1 + 24 + 1) + 2)) + 2) + 1);
     expect(engine.translatorStatistics().invalidated).toBeGreaterThan(0);
   });
+
+  it('lets go of regions that nothing enters any more, and makes them again when they are needed', () => {
+    const loops = Array.from(
+      { length: 700 },
+      (_, loop) => `
+      mov ecx, 60
+    loop${loop}:
+      add eax, ecx
+      dec ecx
+      jnz loop${loop}`,
+    );
+    const { cpu, engine } = machine(`
+      mov edi, 2
+      xor eax, eax
+    again:
+      ${loops.join('\n')}
+      mov ebx, 200000
+    quiet:
+      dec ebx
+      jnz quiet
+      dec edi
+      jnz again
+      hlt`);
+    const alive: number[] = [];
+    for (let slice = 0; engine.run(100) !== 'halt'; slice++) {
+      expect(slice).toBeLessThan(100_000);
+      if (slice % 64 === 0) alive.push(engine.translatorStatistics().regions);
+    }
+    expect(cpu.gpr(0)).toBe(BigInt(2 * 700 * ((60 * 61) / 2)));
+    const { translated, retired, invalidated } = engine.translatorStatistics();
+    expect(invalidated).toBe(0);
+    expect(retired).toBeGreaterThan(100);
+    // What is little anyway is kept.
+    expect(Math.min(...alive.slice(alive.indexOf(Math.max(...alive))))).toBeGreaterThanOrEqual(512);
+    expect(translated).toBeGreaterThan(700 + 100);
+  });
 });

@@ -16,7 +16,16 @@ const REGIONS: RegionSummary[] = [
 
 export const DEMO_INSPECTION: Inspection = {
   statistics: {
-    ...{ translated: 3, regions: 2, entries: 373_571, modules: 1, bytes: 4_710, invalidated: 1, adapted: 2 },
+    ...{
+      translated: 3,
+      regions: 2,
+      entries: 373_571,
+      modules: 1,
+      bytes: 4_710,
+      invalidated: 1,
+      retired: 0,
+      adapted: 2,
+    },
     pauses: { longestMs: 2.4, over1Ms: 2, over2Ms: 1, over5Ms: 0, longestInRunMs: 3.1 },
   },
   order: 'work',

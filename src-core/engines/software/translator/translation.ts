@@ -18,7 +18,10 @@ export interface Translation {
   readonly origin: TranslationOrigin;
   /** Bytes of its function's instructions. */
   readonly wasmBytes: number;
-  /** Its code changed: it is not entered again. */
+  /** Entries when they were looked at last, and how many looks in a row found no more of them. */
+  entriesSeen: number;
+  looksUnused: number;
+  /** Its code changed, or nothing used it: it is not entered again. */
   dead: boolean;
 }
 

@@ -31,6 +31,13 @@ const BATCH_BYTES_MAX = 32_768;
 const ANEW_NODES_MAX = 64;
 /** Otherwise when so many runs (of 2 ms or less) have ended since the first of them waits. */
 const TURNS_MAX = 5;
+/** Regions this many may stay though nothing enters them. */
+const KEPT_MIN = 512;
+/** Whether they are entered is looked at each time so many runs have ended: a second, when the guest is busy. */
+const RUNS_PER_LOOK = 512;
+/** They go when so many looks in a row saw no entry, so many after each run. */
+const LOOKS_UNUSED_MAX = 4;
+const RETIRED_PER_RUN = 16;
 /** A block belongs into a region when it was executed at least once for so many executions of the threshold. */
 const WARM_SHARE = 8;
 
@@ -88,6 +95,10 @@ export class Translator {
   #pastEntries = 0;
   /** Runs that ended with regions waiting. */
   #turnsWaited = 0;
+  /** Runs since it was looked which regions are entered, and those that are not any more. */
+  #runs = 0;
+  #unused: Translation[] = [];
+  #retired = 0;
   readonly #drops = new DropCounts();
 
   constructor({
@@ -196,6 +207,8 @@ export class Translator {
       nodes: region.nodes.map(({ block: held, delta, enterable }) => ({ block: held, delta, enterable })),
       blocks: new Set(region.nodes.map((node) => node.block)),
       chains: chainsOf(region),
+      entriesSeen: 0,
+      looksUnused: 0,
       dead: false,
     };
     this.#waiting.push({ translation, code });
@@ -257,9 +270,30 @@ export class Translator {
       this.#outdated.clear();
       this.#retranslate(blocks);
     }
+    this.#retireUnused();
     if (this.#waiting.length === 0) return;
     this.#turnsWaited++;
     if (this.#turnsWaited >= TURNS_MAX || this.#waiting.length >= this.#options.threshold) this.#compile();
+  }
+
+  /** Lets go of regions that the guest has no more use for, as what a boot needs once: V8 keeps some 20 KB for each. */
+  #retireUnused(): void {
+    if (++this.#runs >= RUNS_PER_LOOK) {
+      this.#runs = 0;
+      for (const translation of this.#translations) {
+        const entries = this.#entriesOf(translation);
+        translation.looksUnused = entries === translation.entriesSeen ? translation.looksUnused + 1 : 0;
+        translation.entriesSeen = entries;
+        if (translation.looksUnused >= LOOKS_UNUSED_MAX) this.#unused.push(translation);
+      }
+    }
+    for (let left = RETIRED_PER_RUN; left > 0 && this.#unused.length > 0; left--) {
+      const translation = this.#unused.pop()!;
+      if (translation.dead || this.#translations.size <= KEPT_MIN) continue;
+      if (this.#entriesOf(translation) !== translation.entriesSeen) continue;
+      this.#retired++;
+      this.#withdraw(translation);
+    }
   }
 
   #compile(): void {
@@ -313,9 +347,14 @@ export class Translator {
   }
 
   #drop(translation: Translation): void {
-    translation.dead = true;
     this.#invalidated++;
     this.#drops.count(translation.entry);
+    this.#withdraw(translation);
+  }
+
+  /** A translation is not entered any more. */
+  #withdraw(translation: Translation): void {
+    translation.dead = true;
     this.#translations.delete(translation);
     const { u32, i32 } = this.#arena;
     for (const { block } of translation.entries) {
@@ -408,6 +447,7 @@ export class Translator {
       modules: this.#modules,
       bytes: this.#bytes,
       invalidated: this.#invalidated,
+      retired: this.#retired,
       adapted: this.#adaptations.size,
       pauses: this.#time.pauses(),
     };
