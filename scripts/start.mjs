@@ -4,6 +4,7 @@ import { parseArgs } from 'node:util';
 import { ensureBuilt } from './lib/build.mjs';
 import { findElectron } from './lib/electron.mjs';
 import { ensureInstalled, fail, findNode, root, runInForeground, say } from './lib/toolchain.mjs';
+import { sourceEnvironment } from '../src-main/vm-process-options.mjs';
 
 const HELP = `npm start -- [options]
   --no-open        serve the app to a browser and print its address instead of opening a window
@@ -45,5 +46,5 @@ if (electron.path) {
   const args = [join(root, 'src-main/server.ts'), ...dataArguments];
   if (options['no-open']) args.push('--no-open');
   if (options.port !== undefined) args.push('--port', options.port);
-  process.exitCode = await runInForeground(node, args, { cwd });
+  process.exitCode = await runInForeground(node, args, { cwd, env: sourceEnvironment() });
 }

@@ -1,2 +1,3 @@
 export declare const VM_NODE_FLAGS: readonly string[];
 export declare function vmEnvironment(): NodeJS.ProcessEnv;
+export declare function sourceEnvironment(): NodeJS.ProcessEnv;

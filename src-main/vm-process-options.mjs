@@ -1,6 +1,7 @@
 // Plain JavaScript: scripts/cli.mjs reads it in whatever Node the user has.
 import { availableParallelism } from 'node:os';
 import process from 'node:process';
+import { fileURLToPath, URL } from 'node:url';
 
 /** More threads than this have nothing to do but while a guest boots. */
 const COMPILER_THREADS_MAX = 4;
@@ -27,4 +28,13 @@ export function vmEnvironment() {
     MALLOC_TRIM_THRESHOLD_: '131072',
     ...process.env,
   };
+}
+
+/**
+ * The environment of Node where it runs our sources: it keeps them without their types, and compiled. A VM process starts
+ * in 0.25 s and not 0.65, without the 10 MB that the remover of types takes.
+ */
+export function sourceEnvironment() {
+  const directory = fileURLToPath(new URL('../.cache/compiled', import.meta.url));
+  return { NODE_COMPILE_CACHE: directory, ...process.env };
 }

@@ -2,7 +2,7 @@ import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { ARENA } from '../../../src-core/machine/arena.ts';
 import { CommandError, commandExists, runCommand } from '../../../src-main/firstguest/command.ts';
-import { VM_NODE_FLAGS, vmEnvironment } from '../../../src-main/vm-process-options.mjs';
+import { sourceEnvironment, VM_NODE_FLAGS, vmEnvironment } from '../../../src-main/vm-process-options.mjs';
 import { GUEST_MEMORY_MIB, KERNEL_PARAMETERS } from '../guests.ts';
 import { RAM_SIZE, root, type Peer, type PeerOptions } from './peer.ts';
 
@@ -22,7 +22,7 @@ export async function findSwitchyard({ cliArguments, signal }: PeerOptions): Pro
         ...['--kernel', kernel, '--initrd', initrd, '--append', KERNEL_PARAMETERS],
         ...['--memory', String(GUEST_MEMORY_MIB), '--no-reboot', ...cliArguments],
       ],
-      env: vmEnvironment(),
+      env: { ...sourceEnvironment(), ...vmEnvironment() },
       boots: true,
       ram: { mappingSize: ARENA.ram + RAM_SIZE, offset: ARENA.ram, size: RAM_SIZE },
     }),
