@@ -94,7 +94,8 @@ export interface MachineOptions {
 
 /** One virtual machine: arena, buses, devices, vCPU and the engine that runs it. */
 export class Machine extends EventEmitter<MachineEvents> {
-  readonly config: MachineConfig;
+  /** But for what it boots, which may be large and is not kept for longer than it may be needed. */
+  readonly config: Omit<MachineConfig, 'kernel' | 'initrd' | 'modules'>;
   readonly arena: Arena;
   readonly ports = new PortBus();
   readonly memory: MemoryBus;
@@ -102,7 +103,7 @@ export class Machine extends EventEmitter<MachineEvents> {
   readonly accounting = new ExitAccounting();
   readonly board: Board;
   readonly cpu: Cpu;
-  readonly #bootPlan: BootPlan | undefined;
+  #bootPlan: BootPlan | undefined;
   readonly #loop: RunLoop;
   readonly #serialOutput = SERIAL_PORTS.map(() => new OutputBuffer());
   readonly #debugOutput = new OutputBuffer();
@@ -118,9 +119,10 @@ export class Machine extends EventEmitter<MachineEvents> {
   /** Checks the configuration and what it boots. Throws ZodError, BootError or EngineUnavailableError. */
   constructor(config: MachineConfigInput, { probe }: MachineOptions = {}) {
     super();
-    this.config = machineConfigSchema.parse(config);
-    const { memoryMib, clock, firmware, translator, hardware } = this.config;
-    this.#bootPlan = planBoot(this.config, memoryMib * 1024 * 1024);
+    const { kernel, initrd, modules, ...others } = machineConfigSchema.parse(config);
+    const { memoryMib, clock, firmware, translator, hardware } = others;
+    this.config = others;
+    this.#bootPlan = planBoot({ ...others, kernel, initrd, modules }, memoryMib * 1024 * 1024);
     this.arena = new Arena(memoryMib);
     this.memory = new MemoryBus(this.arena);
     this.clock = clock === 'icount' ? new IcountClock(() => this.cpu.instructionCount()) : new HostClock();
@@ -156,6 +158,8 @@ export class Machine extends EventEmitter<MachineEvents> {
       onPanic: (error) => this.#panic(error),
     });
     this.#boot();
+    // Its memory is never filled again.
+    if (this.config.noReboot && this.#bootPlan) this.#bootPlan = { ...this.#bootPlan, images: [] };
   }
 
   #selectEngine(probe: HardwareProbe | undefined): EngineSelector {
