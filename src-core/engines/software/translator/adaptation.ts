@@ -9,6 +9,8 @@ export type AccessForm = 'plain' | 'refill' | 'callout';
 
 /** An access is adapted when it was seen so often among the places where regions were left (one in 64 is looked at). */
 const SEEN_BEFORE_ADAPTING = { plain: 1, refill: 4 } as const;
+/** Each time an access went back this doubles for it, up to so often: what was done for nothing is not done again soon. */
+const DOUBLINGS_MAX = 10;
 /** Of an adapted access's executions, one in so many (a power of two) is looked at. */
 const EXECUTIONS_PER_LOOK = 16;
 /** It goes back after so many looks in a row at what plain code would have done. */
@@ -32,6 +34,8 @@ export class Adaptations {
   readonly #seen = new Map<CachedBlock, Map<number, number>>();
   readonly #refilled = new Map<CachedBlock, Set<number>>();
   readonly #adapted = new Map<CachedBlock, Map<number, Adapted>>();
+  /** How often accesses went back. */
+  readonly #reverted = new Map<CachedBlock, Map<number, number>>();
 
   constructor(accounting: ExitAccounting) {
     this.#accounting = accounting;
@@ -66,7 +70,8 @@ export class Adaptations {
     if (!seen) this.#seen.set(block, (seen = new Map<number, number>()));
     const times = (seen.get(index) ?? 0) + 1;
     seen.set(index, times);
-    if (times < SEEN_BEFORE_ADAPTING[form]) return false;
+    const doublings = Math.min(this.#reverted.get(block)?.get(index) ?? 0, DOUBLINGS_MAX);
+    if (times < SEEN_BEFORE_ADAPTING[form] << doublings) return false;
     seen.delete(index);
     if (form === 'refill') {
       let adapted = this.#adapted.get(block);
@@ -101,6 +106,9 @@ export class Adaptations {
     }
     if (++entry.plain < PLAIN_BEFORE_REVERTING) return false;
     list.delete(index);
+    let reverted = this.#reverted.get(block);
+    if (!reverted) this.#reverted.set(block, (reverted = new Map<number, number>()));
+    reverted.set(index, (reverted.get(index) ?? 0) + 1);
     this.#accounting.count('adaptation');
     this.#accounting.detail('adaptation', 'back to plain');
     return true;
@@ -110,11 +118,13 @@ export class Adaptations {
     this.#seen.delete(block);
     this.#refilled.delete(block);
     this.#adapted.delete(block);
+    this.#reverted.delete(block);
   }
 
   clear(): void {
     this.#seen.clear();
     this.#refilled.clear();
     this.#adapted.clear();
+    this.#reverted.clear();
   }
 }
