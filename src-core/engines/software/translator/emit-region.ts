@@ -88,13 +88,13 @@ class RegionEmitter {
     const g = this.#g;
     this.#emitChecks();
     w.block();
-    g.exitDepth = w.depth;
+    g.out.exitDepth = w.depth;
     w.block();
-    g.resumeDepth = w.depth;
+    g.out.resumeDepth = w.depth;
     if (this.#region.entries.length > 1) this.#emitRoot(this.#children.get(undefined)!);
     else this.#emitTree(this.#region.entry);
     w.end();
-    g.emitResume();
+    g.out.emitResume();
     w.end();
     this.#emitExit();
     return w;
@@ -108,12 +108,12 @@ class RegionEmitter {
     w.i32Const(0).mem(i64.load, RIP);
     if (entries.length > 1)
       w.get(ENTRY_PARAMETER).i32Const(ENTRY.deltaShift).op(i32.shr_s).op(i64.extend_i32_s).op(i64.sub);
-    w.set(g.rip);
-    w.i32Const(0).mem(i32.load, CTL.budget).tee(g.budget).i32Const(instructions).op(i32.lt_s);
+    w.set(g.frame.rip);
+    w.i32Const(0).mem(i32.load, CTL.budget).tee(g.frame.budget).i32Const(instructions).op(i32.lt_s);
     if ((modeKey & MODE.codeSizeMask) !== MODE.code64) {
       // Also no wrapping round at the end of the code size.
-      w.get(g.rip).i64Const(BigInt(lowest)).op(i64.add).i64Const(0n).op(i64.lt_s).op(i32.or);
-      w.get(g.rip)
+      w.get(g.frame.rip).i64Const(BigInt(lowest)).op(i64.add).i64Const(0n).op(i64.lt_s).op(i32.or);
+      w.get(g.frame.rip)
         .i64Const(BigInt(highest - 1))
         .op(i64.add);
       w.i32Const(0).mem(i64.load32_u, CTL.codeLimit).op(i64.gt_s).op(i32.or);
@@ -122,15 +122,15 @@ class RegionEmitter {
     w.i32Const(0).i32Const(0).mem(i32.load, this.#entries).i32Const(1).op(i32.add);
     w.mem(i32.store, this.#entries);
     g.reload();
-    w.get(g.budget).i32Const(INSTRUCTIONS_PER_CALL).op(i32.sub).tee(this.#floor);
+    w.get(g.frame.budget).i32Const(INSTRUCTIONS_PER_CALL).op(i32.sub).tee(this.#floor);
     w.i32Const(instructions).get(this.#floor).i32Const(instructions).op(i32.gt_s).select().set(this.#floor);
   }
 
   /** The end of the function: on to the region of the block at RIP, if one is known, or back to whoever called. */
   #emitExit(): void {
     const w = this.#w;
-    const { exitBlock } = this.#g;
-    this.#g.emitExit();
+    const { exitBlock } = this.#g.frame;
+    this.#g.out.emitExit();
     w.get(exitBlock).if();
     w.get(exitBlock).mem(i32.load, 0).tee(exitBlock).if();
     this.#pushEntry(exitBlock).returnCallIndirect(this.#regionType);
@@ -201,10 +201,10 @@ class RegionEmitter {
 
   /** What holds where several ways come together. */
   #atMerge(node: RegionNode): void {
-    this.#g.flags = 'deferred';
-    this.#g.unpaid = 0;
-    this.#g.dirty = this.#dirtyIn.get(node)!;
-    this.#g.forgetAddresses();
+    this.#g.flags.place = 'deferred';
+    this.#g.frame.unpaid = 0;
+    this.#g.registers.dirty = this.#dirtyIn.get(node)!;
+    this.#g.memory.forget();
   }
 
   // ---- one node ------------------------------------------------------------------------------------------------
@@ -212,13 +212,13 @@ class RegionEmitter {
   #emitNode(node: RegionNode): void {
     const g = this.#g;
     const { ops, instructions } = node.lifted;
-    g.unpaid += node.block.count;
-    this.#record(node, g.unpaid, this.#w.code.length);
+    g.frame.unpaid += node.block.count;
+    this.#record(node, g.frame.unpaid, this.#w.code.length);
     const control = this.#controlOf(node);
-    g.beginNode(node);
+    g.memory.beginNode(node);
     instructions.forEach(({ firstOp }, at) => {
       const end = instructions[at + 1]?.firstOp ?? ops.length;
-      g.beginInstruction();
+      g.registers.beginInstruction();
       for (let index = firstOp; index < end; index++) {
         g.emit({ op: ops[index]!, node, index, first: firstOp, end, control });
       }
@@ -258,13 +258,14 @@ class RegionEmitter {
   /** Remembers what is known here; the function returned brings it back, for another path from here. */
   #fork(): () => void {
     const g = this.#g;
-    const flags = g.shareFlags();
-    const { unpaid, dirty } = g;
+    const flags = g.flags.share();
+    const { unpaid } = g.frame;
+    const { dirty } = g.registers;
     const restore = g.saveContext();
     return () => {
-      g.flags = flags;
-      g.unpaid = unpaid;
-      g.dirty = dirty;
+      g.flags.place = flags;
+      g.frame.unpaid = unpaid;
+      g.registers.dirty = dirty;
       restore();
     };
   }
@@ -278,10 +279,10 @@ class RegionEmitter {
     }
     // A branch of another size than the code's truncates its target.
     const w = this.#w;
-    this.#g.pushRip(node.delta);
+    this.#g.frame.pushRip(node.delta);
     w.i64Const(BigInt(offset)).op(i64.add);
     if (codeBits !== 64) w.i64Const(codeBits === 16 ? 0xffffn : 0xffffffffn).op(i64.and);
-    w.set(this.#g.exitRip);
+    w.set(this.#g.frame.exitRip);
     this.#leave(undefined);
   }
 
@@ -300,16 +301,16 @@ class RegionEmitter {
       this.#emitTree(target);
       return;
     }
-    g.pay();
+    g.frame.pay();
     if (back) {
-      w.get(g.budget).get(this.#floor).op(i32.lt_s);
+      w.get(g.frame.budget).get(this.#floor).op(i32.lt_s);
       const on = this.#fork();
       w.if();
       this.#exit(delta, undefined);
       w.end();
       on();
     }
-    if (this.#flagsLive.get(target) === true) g.settleFlags();
+    if (this.#flagsLive.get(target) === true) g.flags.settle();
     if (back || isMerge(target)) w.br(w.depth - this.#labels.get(target)!);
     else this.#emitTree(target);
   }
@@ -333,20 +334,20 @@ class RegionEmitter {
     this.#exit(delta, block);
     w.end();
     on();
-    g.storeRip(delta);
+    g.frame.storeRip(delta);
     this.#storeState();
     w.i32Const(0).get(depth).i32Const(1).op(i32.add).mem(i32.store, CTL.callDepth);
     this.#pushEntry(entry).callIndirect(this.#regionType).set(entry);
     w.i32Const(0).get(depth).mem(i32.store, CTL.callDepth);
     // REGION.continue is 0: what is returned when all is well but RIP or budget.
-    w.i32Const(0).mem(i32.load, CTL.budget).tee(g.budget).get(this.#floor).op(i32.lt_s);
+    w.i32Const(0).mem(i32.load, CTL.budget).tee(g.frame.budget).get(this.#floor).op(i32.lt_s);
     w.i32Const(0).mem(i64.load, RIP);
-    g.pushRip(after.delta);
+    g.frame.pushRip(after.delta);
     w.op(i64.ne).op(i32.or).get(entry).op(i32.or).if().get(entry).return().end();
     g.reload();
-    g.flags = 'deferred';
-    g.unpaid = 0;
-    g.dirty = 0;
+    g.flags.place = 'deferred';
+    g.frame.unpaid = 0;
+    g.registers.dirty = 0;
     this.#follow(node, after);
   }
 
@@ -356,7 +357,7 @@ class RegionEmitter {
     const g = this.#g;
     const linear = g.scratch(I64, 0);
     const entry = g.scratch(I32, 1);
-    g.pushRip(delta);
+    g.frame.pushRip(delta);
     w.i32Const(0).mem(i64.load, CTL.codeBase).op(i64.add);
     if ((this.#region.modeKey & MODE.codeSizeMask) !== MODE.code64) w.i64Const(0xffffffffn).op(i64.and);
     w.tee(linear)
@@ -385,7 +386,7 @@ class RegionEmitter {
     if (predicted?.target) {
       const on = this.#fork();
       w.tee(this.#target);
-      g.pushRip(predicted.delta);
+      g.frame.pushRip(predicted.delta);
       w.op(i64.eq).if();
       this.#follow(node, predicted);
       w.end();
@@ -393,27 +394,27 @@ class RegionEmitter {
     } else {
       w.set(this.#target);
     }
-    w.get(this.#target).set(g.exitRip);
+    w.get(this.#target).set(g.frame.exitRip);
     this.#leave(undefined);
   }
 
   /** Leaves the region for the code at an offset from its entry: for the region of the block there, if that is known. */
   #exit(delta: number, block: CachedBlock | undefined): void {
-    this.#g.pushRip(delta);
-    this.#w.set(this.#g.exitRip);
+    this.#g.frame.pushRip(delta);
+    this.#w.set(this.#g.frame.exitRip);
     this.#leave(block);
   }
 
   #leave(block: CachedBlock | undefined): void {
-    this.#w.i32Const(block ? regionCell(block) : 0).set(this.#g.exitBlock);
-    this.#g.exit();
+    this.#w.i32Const(block ? regionCell(block) : 0).set(this.#g.frame.exitBlock);
+    this.#g.out.exit();
   }
 
   #storeState(): void {
     const g = this.#g;
-    g.settleFlags();
-    g.storeRegisters();
-    g.storeBudget();
+    g.flags.settle();
+    g.registers.storeDirty();
+    g.frame.storeBudget();
   }
 }
 
