@@ -249,6 +249,35 @@ describe('the translator', () => {
     expect(cpu.gpr(3)).toBe(BigInt(2000 + 1000 * 1000));
   });
 
+  it('keeps all of EIP in 16-bit code above 64 KiB', () => {
+    // FLD1, FSTP ST0 and a far jump back, in a 16-bit segment; then where the last x87 instruction was.
+    const { cpu, engine } = machine(`
+      lgdt [table]
+      mov dword [0x20000], 0xd8dde8d9
+      mov word [0x20004], 0xea66
+      mov dword [0x20006], back
+      mov word [0x2000a], 8
+      mov ecx, 3000
+    again:
+      jmp 24:0x20000
+    back:
+      dec ecx
+      jnz again
+      fnstenv [0xe00000]
+      mov ebx, [0xe0000c]
+      hlt
+    table:
+      dw 31
+      dd descriptors
+    descriptors:
+      dd 0, 0
+      dd 0x0000ffff, 0x00cf9b00
+      dd 0x0000ffff, 0x00cf9300
+      dd 0x0000ffff, 0x008f9b00`);
+    runToHalt(engine);
+    expect(cpu.gpr(3)).toBe(0x20002n);
+  });
+
   it.each([
     ['blocks, chained', {}, { microOpBytes: 512 * 1024 }],
     ['blocks, not chained', { chaining: false }, { microOpBytes: 512 * 1024 }],

@@ -117,6 +117,13 @@ class RegionEmitter {
         .i64Const(BigInt(highest - 1))
         .op(i64.add);
       w.i32Const(0).mem(i64.load32_u, CTL.codeLimit).op(i64.gt_s).op(i32.or);
+      if ((modeKey & MODE.codeSizeMask) === MODE.code16) {
+        // A far transfer may enter 16-bit code above 64 KiB, where only the interpreter keeps all of EIP.
+        w.get(g.frame.rip)
+          .i64Const(BigInt(highest - 1))
+          .op(i64.add);
+        w.i64Const(0xffffn).op(i64.gt_s).op(i32.or);
+      }
     }
     w.if().i32Const(REGION.refuse).return().end();
     w.i32Const(0).i32Const(0).mem(i32.load, this.#entries).i32Const(1).op(i32.add);
