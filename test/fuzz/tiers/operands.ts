@@ -129,6 +129,11 @@ export class Operands {
     }
   }
 
+  /** What is named next stands in no template: it may need a REX prefix. */
+  outsideTemplates(): void {
+    this.#legacyRegisters = false;
+  }
+
   /** A general register of a size that is not the stack pointer; now and then one that holds an address. */
   register(size: number): string {
     const random = this.#random;

@@ -110,6 +110,7 @@ export class StraightPieces {
   fields(): string {
     const random = this.#random;
     const { bits } = this.#env;
+    this.#operands.outsideTemplates();
     const pointer = this.#operands.pointer(bits);
     const other = this.#operands.pointer(bits);
     const stack = bits === 16 ? undefined : bits === 64 ? 'rsp' : 'esp';
@@ -137,6 +138,7 @@ export class StraightPieces {
     const otherwise = this.#makeLabel();
     const end = this.#makeLabel();
     const condition = `${this.pick(PRODUCERS)}\nj${random.pick(CONDITIONS)} ${otherwise}`;
+    this.#operands.outsideTemplates();
     return `${some()}\n${condition}\n${some()}\njmp ${end}\n${otherwise}:\n${some()}\n${end}:\n${some()}`;
   }
 
