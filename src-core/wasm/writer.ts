@@ -82,6 +82,8 @@ export class CodeWriter {
   readonly #locals: ValueType[] = [];
   /** How many blocks are open: `depth - (depth inside the target)` is a branch's label. */
   depth = 0;
+  /** In the order of their places, which count from the first instruction. */
+  readonly hints: BranchHint[] = [];
 
   constructor(parameterCount: number) {
     this.#params = parameterCount;
@@ -91,6 +93,12 @@ export class CodeWriter {
   local(type: ValueType): number {
     this.#locals.push(type);
     return this.#params + this.#locals.length - 1;
+  }
+
+  /** The branch that follows (`if` or `brIf`) is likely taken, or not. */
+  hint(likely: boolean): this {
+    this.hints.push({ at: this.code.length, likely });
+    return this;
   }
 
   /** An instruction without immediates (arithmetic, comparison, conversion, SIMD). */
@@ -243,6 +251,12 @@ export class CodeWriter {
   }
 }
 
+interface BranchHint {
+  /** Bytes from the first instruction, or from the function body's start. */
+  at: number;
+  likely: boolean;
+}
+
 interface FunctionType {
   parameters: readonly ValueType[];
   results: readonly ValueType[];
@@ -253,7 +267,7 @@ export class ModuleWriter {
   readonly #types: string[] = [];
   readonly #typeBytes: Uint8Array[] = [];
   readonly #imports: { name: string; type: number }[] = [];
-  readonly #functions: { type: number; body: Uint8Array | undefined }[] = [];
+  readonly #functions: { type: number; body: Uint8Array | undefined; hints: readonly BranchHint[] }[] = [];
   readonly #names = new Map<number, string>();
   readonly #exports: { name: string; index: number }[] = [];
   readonly #elements: { slot: number; index: number }[] = [];
@@ -294,14 +308,18 @@ export class ModuleWriter {
 
   /** Declares a function so that it can be called; `define` gives it its body. */
   declare(parameters: readonly ValueType[], results: readonly ValueType[]): number {
-    this.#functions.push({ type: this.#type({ parameters, results }), body: undefined });
+    this.#functions.push({ type: this.#type({ parameters, results }), body: undefined, hints: [] });
     return this.#imports.length + this.#functions.length - 1;
   }
 
   define(index: number, code: CodeWriter): void {
     const entry = this.#functions[index - this.#imports.length];
     if (!entry) throw new Error(`no function ${index}`);
-    entry.body = code.body();
+    const body = code.body();
+    // The body is what declares the locals, the code, and an end.
+    const start = body.length - code.code.length - 1;
+    entry.body = body;
+    entry.hints = code.hints.map(({ at, likely }) => ({ at: start + at, likely }));
   }
 
   /** What profilers and debuggers call a function. */
@@ -347,9 +365,28 @@ export class ModuleWriter {
       if (!body) throw new Error('a declared function has no body');
       code.u32(body.length).raw(body);
     }
+    const hints = this.#hintSection();
+    if (hints) section(0, hints);
     section(10, code);
     if (this.#names.size > 0) section(0, this.#nameSection());
     return out.finish();
+  }
+
+  /** The custom section of branch hints (WebAssembly proposal "Branch Hinting"), which stands before the code. */
+  #hintSection(): ByteWriter | undefined {
+    const count = this.#functions.filter(({ hints }) => hints.length > 0).length;
+    if (count === 0) return undefined;
+    const out = new ByteWriter().name('metadata.code.branch_hint').u32(count);
+    for (const [number, { hints }] of this.#functions.entries()) {
+      if (hints.length === 0) continue;
+      out.u32(this.#imports.length + number).u32(hints.length);
+      for (const { at, likely } of hints)
+        out
+          .u32(at)
+          .byte(1)
+          .byte(likely ? 1 : 0);
+    }
+    return out;
   }
 
   /** The custom section of names (Core Specification 2.0, appendix "Name Section"): of functions only. */

@@ -57,14 +57,14 @@ export class Callouts {
       w.i32Const(uop).call(first).if(I32).i32Const(0).else();
       callout().end();
     }
-    w.tee(result).if();
+    w.tee(result).hint(false).if();
     w.get(result).return();
     w.end();
     this.#registers.load();
     this.#memory.reload();
     // String instructions done in bulk use up budget that the rest of the region counts on.
     w.i32Const(0).mem(i32.load, CTL.budget).tee(budget);
-    w.i32Const(frame.reserve).op(i32.lt_s).if();
+    w.i32Const(frame.reserve).op(i32.lt_s).hint(false).if();
     w.i32Const(0)
       .i32Const(uop + UOP.size)
       .mem(i32.store, CTL.exitUop);

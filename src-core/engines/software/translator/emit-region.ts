@@ -125,7 +125,7 @@ class RegionEmitter {
         w.i64Const(0xffffn).op(i64.gt_s).op(i32.or);
       }
     }
-    w.if().i32Const(REGION.refuse).return().end();
+    w.hint(false).if().i32Const(REGION.refuse).return().end();
     w.i32Const(0).i32Const(0).mem(i32.load, this.#entries).i32Const(1).op(i32.add);
     w.mem(i32.store, this.#entries);
     g.reload();
@@ -139,7 +139,7 @@ class RegionEmitter {
     const { exitBlock } = this.#g.frame;
     this.#g.out.emitExit();
     w.get(exitBlock).if();
-    w.get(exitBlock).mem(i32.load, 0).tee(exitBlock).if();
+    w.get(exitBlock).mem(i32.load, 0).tee(exitBlock).hint(true).if();
     this.#pushEntry(exitBlock).returnCallIndirect(this.#regionType);
     w.end();
     w.end();
@@ -234,9 +234,15 @@ class RegionEmitter {
 
   #controlOf(node: RegionNode): ControlFlow {
     const w = this.#w;
-    const split = (condition: () => void, taken: () => void, otherwise?: () => void): void => {
+    const split = (
+      condition: () => void,
+      taken: () => void,
+      otherwise?: () => void,
+      likely?: boolean,
+    ): void => {
       condition();
       const back = this.#fork();
+      if (likely !== undefined) w.hint(likely);
       w.if();
       taken();
       if (otherwise) {
@@ -254,6 +260,7 @@ class RegionEmitter {
           condition,
           () => this.#go(node, codeBits, taken),
           () => this.#go(node, codeBits, otherwise),
+          isLikely(node, taken, otherwise),
         );
         w.unreachable();
       },
@@ -312,7 +319,7 @@ class RegionEmitter {
     if (back) {
       w.get(g.frame.budget).get(this.#floor).op(i32.lt_s);
       const on = this.#fork();
-      w.if();
+      w.hint(false).if();
       this.#exit(delta, undefined);
       w.end();
       on();
@@ -337,7 +344,7 @@ class RegionEmitter {
     w.i32Const(0).mem(i32.load, CTL.callDepth).set(depth);
     w.get(entry).op(i32.eqz).get(depth).i32Const(CALL_DEPTH_MAX).op(i32.ge_s).op(i32.or);
     const on = this.#fork();
-    w.if();
+    w.hint(false).if();
     this.#exit(delta, block);
     w.end();
     on();
@@ -350,7 +357,7 @@ class RegionEmitter {
     w.i32Const(0).mem(i32.load, CTL.budget).tee(g.frame.budget).get(this.#floor).op(i32.lt_s);
     w.i32Const(0).mem(i64.load, RIP);
     g.frame.pushRip(after.delta);
-    w.op(i64.ne).op(i32.or).get(entry).op(i32.or).if().get(entry).return().end();
+    w.op(i64.ne).op(i32.or).get(entry).op(i32.or).hint(false).if().get(entry).return().end();
     g.reload();
     g.flags.place = 'deferred';
     g.frame.unpaid = 0;
@@ -378,7 +385,7 @@ class RegionEmitter {
     w.get(entry).mem(i32.load, TLB.addend).get(linear).op(i32.wrap_i64).op(i32.add);
     w.i32Const(arena).op(i32.ne).op(i32.or);
     const on = this.#fork();
-    w.if();
+    w.hint(false).if();
     this.#exit(exitDelta, undefined);
     w.end();
     on();
@@ -423,6 +430,12 @@ class RegionEmitter {
     g.registers.storeDirty();
     g.frame.storeBudget();
   }
+}
+
+/** Whether a branch is likely taken: only one of its sides leads out of the region. */
+function isLikely({ edges }: RegionNode, taken: number, otherwise: number): boolean | undefined {
+  const stays = edges.get(taken)?.target !== undefined;
+  return stays === (edges.get(otherwise)?.target !== undefined) ? undefined : stays;
 }
 
 /** Whether a node is reached over several ways from before it, so that it must have a label. */

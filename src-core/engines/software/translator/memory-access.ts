@@ -42,7 +42,7 @@ export class MemoryAccesses {
     const { step, w } = this.#frame;
     this.#values.apply(step.op);
     if (this.#accessStatus === undefined) return;
-    w.get(this.#accessStatus).i32Const(2).op(i32.eq).if();
+    w.get(this.#accessStatus).i32Const(2).op(i32.eq).hint(false).if();
     this.#out.resumeAt(step.index + 1);
     w.end();
     this.#accessStatus = undefined;
@@ -153,7 +153,7 @@ export class MemoryAccesses {
     if (bytes === 16 && (op.c & ACCESS_INFO.aligned) !== 0) {
       w.get(address);
       if (width === 64) w.op(i32.wrap_i64);
-      w.i32Const(15).op(i32.and).if();
+      w.i32Const(15).op(i32.and).hint(false).if();
       this.#out.resumeInstruction();
       w.end();
     }
@@ -192,7 +192,7 @@ export class MemoryAccesses {
       w.set(from);
     }
     const addend = this.#pushMisses(from, width, plan.high - plan.low, plan.write);
-    w.if();
+    w.hint(false).if();
     this.#out.resumeInstruction();
     w.end();
     addend();
@@ -206,7 +206,7 @@ export class MemoryAccesses {
   #probeOrRefill(address: number, width: 32 | 64, bytes: AccessBytes, write: boolean, host: number): void {
     const { w, imports, uop, step } = this.#frame;
     const addend = this.#pushMisses(address, width, bytes, write);
-    w.if(I32);
+    w.hint(false).if(I32);
     w.get(address);
     if (width === 64) {
       w.op(i32.wrap_i64);
@@ -217,7 +217,7 @@ export class MemoryAccesses {
     w.i32Const(step.op.c | bytes)
       .i32Const(uop)
       .call(write ? imports.locateStore : imports.locateLoad);
-    w.tee(host).i32Const(0).op(i32.lt_s).if();
+    w.tee(host).i32Const(0).op(i32.lt_s).hint(false).if();
     this.#out.resumeHere();
     w.end();
     w.get(host);
@@ -292,7 +292,7 @@ export class MemoryAccesses {
     // What asks for attention takes the budget away.
     w.i32Const(0).mem(i32.load, CTL.budget);
     if (unpaid > 0) w.i32Const(unpaid).op(i32.add);
-    w.set(budget).get(status).i32Const(1).op(i32.eq).if();
+    w.set(budget).get(status).i32Const(1).op(i32.eq).hint(false).if();
     this.#out.resumeHere();
     w.end();
     this.#accessStatus = status;

@@ -15,4 +15,5 @@ export function optimiseSoon(): void {
   if (set) return;
   set = true;
   setFlagsFromString(`--wasm-tiering-budget=${TIERING_BUDGET}`);
+  if (!process.env.NOHINT) setFlagsFromString('--experimental-wasm-branch-hinting');
 }
