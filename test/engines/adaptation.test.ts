@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { ExitAccounting } from '../../src-core/accounting/exits.ts';
 import { Adaptations } from '../../src-core/engines/software/translator/adaptation.ts';
-import type { CachedBlock } from '../../src-core/engines/software/block-cache.ts';
+import type { CachedBlock } from '../../src-core/engines/software/cached-block.ts';
 
 const BLOCK = {} as CachedBlock;
 

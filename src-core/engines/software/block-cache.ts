@@ -1,43 +1,25 @@
 import { ARENA, type Arena } from '../../machine/arena.ts';
-import type { IrOp } from '../../ir/op.ts';
-import { op } from '../../ir/op.ts';
 import type { LiftedBlock } from '../../x86/lift/block.ts';
 import { PAGE_RECORD } from '../../x86/layout.ts';
-import { type CodeSize, MODE } from '../../x86/mode.ts';
+import { MODE } from '../../x86/mode.ts';
 import { recordOf } from '../../x86/tlb.ts';
-import { BLOCK, LOOKUP, lookupIndex, START, UOP } from './exit.ts';
+import { type CachedBlock, readBlock, regionCell, sizeOfBlock, writeOps } from './cached-block.ts';
+import { BLOCK, LOOKUP, lookupIndex, UOP } from './exit.ts';
 
+const PAGE = 4096;
 const PAGE_SHIFT = 12;
 const LOOKUP_WORDS = LOOKUP.entrySize >> 2;
 /** Code is tracked in chunks of so many bytes, 64 a page. */
 const CHUNK_SHIFT = 6;
-
-/** A cached block. */
-export interface CachedBlock {
-  /** Blocks made before it since everything was last forgotten. */
-  readonly id: number;
-  /** BLOCK.index: taken again when the block's place is used for others. */
-  readonly index: number;
-  /** Arena address of its header in the micro-op area. */
-  readonly address: number;
-  /** Arena address of its first byte of guest code. */
-  readonly code: number;
-  readonly bytes: number;
-  readonly modeKey: number;
-  /** Arena address of the second page's first byte when the code runs into another page, else -1. */
-  readonly secondPage: number;
-  /** Guest instructions. Where each starts stands in the arena, in the order of instructions (instructionStart). */
-  readonly count: number;
-  /** Its code was changed: never entered again. */
-  dead: boolean;
-}
+/** Lists of live blocks by a hash of code and mode (a power of two). */
+const BUCKETS = 65536;
 
 export interface BlockCacheOptions {
   /** Executions until a block is hot; 0: never. */
   heat: number;
-  /** Hears of blocks whose code changed. */
+  /** Hears of blocks that someone asked for by name and whose code changed. */
   onDeath: (block: CachedBlock) => void;
-  /** Hears of blocks, dead ones too, whose micro-ops make way for others. */
+  /** Hears of such blocks, dead ones too, whose micro-ops make way for others. */
   onEviction: (block: CachedBlock) => void;
   /** Given, code that keeps being changed grows hot later and later, and this is told each time. */
   onRewritten: (() => void) | undefined;
@@ -52,23 +34,28 @@ const REWRITTEN_PLACES_MAX = 4096;
 /** The micro-op cache is filled segment by segment, round and round; a segment's blocks are forgotten together. */
 const SEGMENTS = 16;
 
-/** The micro-op cache: blocks by the arena address of their code and their mode, and which pages hold code. */
+/**
+ * The micro-op cache: blocks by the arena address of their code and their mode, and which pages hold code. Blocks are known
+ * by the arena address of their header; `at` gives one as an object.
+ */
 export class BlockCache {
   readonly #arena: Arena;
   readonly #protectPage: (arenaPage: number) => void;
   readonly #unprotectPage: (arenaPage: number) => void;
-  /** By index. */
+  /** By index: those asked for. */
   readonly #blocks: (CachedBlock | undefined)[] = [];
   readonly #freeIndexes: number[] = [];
-  /** The blocks on each page of the arena with code; which chunks of it hold code stands in its PAGE_RECORD. */
-  readonly #pages = new Map<number, Set<CachedBlock>>();
-  /** Every live block by key. The table wasm looks in has one place for several keys: a block put out of it stays here. */
-  readonly #live = new Map<number, CachedBlock>();
+  #indexes = 0;
+  /** The first block of each page of the arena with code; which chunks of it hold code stands in its PAGE_RECORD. */
+  readonly #pages = new Map<number, number>();
+  /** The first of the live blocks of each bucket. The table wasm looks in has two places for several: those put out of it stay here. */
+  readonly #buckets = new Int32Array(BUCKETS);
   #next: number = ARENA.uops;
   #nextId = 0;
   #segment = 0;
   readonly #segmentSize: number;
-  readonly #segments: CachedBlock[][] = Array.from({ length: SEGMENTS }, () => []);
+  /** Up to where each segment is filled; arena addresses. */
+  readonly #segmentEnds: number[];
   readonly #heat: number;
   readonly #onDeath: (block: CachedBlock) => void;
   readonly #onEviction: (block: CachedBlock) => void;
@@ -91,6 +78,7 @@ export class BlockCache {
     this.#onEviction = onEviction;
     this.#onRewritten = onRewritten;
     this.#segmentSize = Math.floor(size / SEGMENTS / UOP.size) * UOP.size;
+    this.#segmentEnds = Array.from({ length: SEGMENTS }, (_, segment) => this.#segmentStart(segment));
     this.#arena = arena;
     this.#protectPage = protectPage;
     this.#unprotectPage = unprotectPage;
@@ -102,38 +90,51 @@ export class BlockCache {
     this.#arena.u8.fill(0, start, start + LOOKUP.entries * LOOKUP.entrySize);
   }
 
+  // ---- room ----------------------------------------------------------------------------------------------------
+
+  #segmentStart(segment: number): number {
+    return ARENA.uops + segment * this.#segmentSize;
+  }
+
   /** Room for `bytes`; the oldest blocks make way where there is none. */
   #reserve(bytes: number): number {
-    if (this.#next + bytes > ARENA.uops + (this.#segment + 1) * this.#segmentSize) {
+    if (this.#next + bytes > this.#segmentStart(this.#segment + 1)) {
       this.#segment = (this.#segment + 1) % SEGMENTS;
-      this.#next = ARENA.uops + this.#segment * this.#segmentSize;
-      const evicted = this.#segments[this.#segment]!;
-      this.#segments[this.#segment] = [];
-      for (const block of evicted) this.#evict(block);
+      this.#evict(this.#segment);
+      this.#next = this.#segmentStart(this.#segment);
     }
     const address = this.#next;
     this.#next += bytes;
+    this.#segmentEnds[this.#segment] = this.#next;
     return address;
   }
 
-  #evict(block: CachedBlock): void {
-    if (!block.dead) this.#remove(block);
-    for (const start of block.secondPage < 0 ? [block.code] : [block.code, block.secondPage]) {
-      const page = start >>> PAGE_SHIFT;
-      const blocks = this.#pages.get(page);
-      if (!blocks?.delete(block) || blocks.size > 0) continue;
-      this.#pages.delete(page);
-      this.#setChunks(page, 0, 0);
-      this.#unprotectPage(page);
+  /** The blocks of a segment, live and dead. */
+  *#blocksOf(segment: number): Generator<number> {
+    const { u16, u32 } = this.#arena;
+    const end = this.#segmentEnds[segment]!;
+    for (let address = this.#segmentStart(segment); address < end;) {
+      yield address;
+      address += sizeOfBlock(u16[(address + BLOCK.ops) >> 1]!, u32[(address + BLOCK.count) >> 2]!);
     }
-    this.#onEviction(block);
-    this.#blocks[block.index] = undefined;
-    this.#freeIndexes.push(block.index);
   }
 
-  /** Blocks made since everything was last forgotten: the next one's id. */
-  get count(): number {
-    return this.#nextId;
+  #evict(segment: number): void {
+    const { u32 } = this.#arena;
+    const pages = new Set<number>();
+    for (const address of this.#blocksOf(segment)) {
+      if (!this.#isDead(address)) this.#remove(address);
+      for (const page of this.#pagesOf(address)) pages.add(page);
+      const index = u32[(address + BLOCK.index) >> 2]!;
+      const block = this.#blocks[index];
+      if (block) this.#onEviction(block);
+      this.#blocks[index] = undefined;
+      this.#freeIndexes.push(index);
+    }
+    const start = this.#segmentStart(segment);
+    const end = this.#segmentEnds[segment]!;
+    for (const page of pages) this.#filter(page, (address) => address < start || address >= end);
+    this.#segmentEnds[segment] = start;
   }
 
   /** Forgets everything. */
@@ -143,50 +144,72 @@ export class BlockCache {
       this.#unprotectPage(page);
     }
     this.#pages.clear();
-    this.#live.clear();
+    this.#buckets.fill(0);
     this.#blocks.length = 0;
     this.#freeIndexes.length = 0;
-    this.#segments.forEach((_, index) => (this.#segments[index] = []));
+    this.#indexes = 0;
+    for (let segment = 0; segment < SEGMENTS; segment++) {
+      this.#segmentEnds[segment] = this.#segmentStart(segment);
+    }
     this.#segment = 0;
     this.#next = ARENA.uops;
     this.#clearTable();
   }
 
-  /** The block of a header address. */
+  // ---- finding -------------------------------------------------------------------------------------------------
+
+  /** Blocks made since everything was last forgotten: the next one's id. */
+  get count(): number {
+    return this.#nextId;
+  }
+
+  /** The block at an address, as an object: the same one as long as the block's place is not used for others. */
   at(address: number): CachedBlock {
-    const block = this.#blocks[this.#arena.u32[(address + BLOCK.index) >> 2]!];
-    if (!block) throw new Error(`no block at 0x${address.toString(16)}`);
-    return block;
+    const index = this.#arena.u32[(address + BLOCK.index) >> 2]!;
+    return (this.#blocks[index] ??= readBlock(this.#arena, address));
   }
 
   /**
-   * The live block at a place in a mode, which is put back into wasm's table. Where it runs into a second page, the caller
-   * sees to it that this page is still the one mapped there, at each entry.
+   * The live block at a place in a mode, which is put back into wasm's table; 0 when there is none. Where it runs into a
+   * second page, the caller sees to it that this page is still the one mapped there, at each entry.
    */
-  find(code: number, modeKey: number): CachedBlock | undefined {
-    const block = this.#live.get(keyOf(code, modeKey));
-    if (block) this.#enter(block);
-    return block;
+  find(code: number, modeKey: number): number {
+    const address = this.#search(code, modeKey);
+    if (address !== 0) this.#enter(address, code, modeKey);
+    return address;
   }
 
-  /** Where a block's instruction starts: arena address of its first micro-op, and its offset in bytes of guest code. */
-  instructionStart({ address }: CachedBlock, index: number): { uop: number; offset: number } {
+  /** The live block at a place in a mode, without touching the table. */
+  peek(code: number, modeKey: number): CachedBlock | undefined {
+    const address = this.#search(code, modeKey);
+    return address === 0 ? undefined : this.at(address);
+  }
+
+  #search(code: number, modeKey: number): number {
     const { u16, u32 } = this.#arena;
-    const first = address + BLOCK.header;
-    const start = (first + u32[(address + BLOCK.ops) >> 2]! * UOP.size + index * START.size) >> 1;
-    return { uop: first + u16[start]! * UOP.size, offset: u16[start + (START.offset >> 1)]! };
+    let address = this.#buckets[bucketOf(code, modeKey)]!;
+    while (address !== 0) {
+      if (u32[(address + BLOCK.code) >> 2] === code && u16[(address + BLOCK.mode) >> 1] === modeKey) break;
+      address = u32[(address + BLOCK.nextInBucket) >> 2]!;
+    }
+    return address;
   }
 
-  /** Which of a block's instructions a micro-op belongs to. */
-  instructionAt(block: CachedBlock, uop: number): number {
-    let low = 0;
-    let high = block.count - 1;
-    while (low < high) {
-      const middle = (low + high + 1) >> 1;
-      if (this.instructionStart(block, middle).uop <= uop) low = middle;
-      else high = middle - 1;
+  /** Takes a block out of its bucket; of those of one code and mode only the newest is in it. */
+  #leaveBucket(address: number, code: number, modeKey: number): void {
+    const { u32 } = this.#arena;
+    const bucket = bucketOf(code, modeKey);
+    const next = u32[(address + BLOCK.nextInBucket) >> 2]!;
+    let at = this.#buckets[bucket]!;
+    if (at === address) {
+      this.#buckets[bucket] = next;
+      return;
     }
-    return low;
+    while (at !== 0) {
+      const link = (at + BLOCK.nextInBucket) >> 2;
+      at = u32[link]!;
+      if (at === address) u32[link] = next;
+    }
   }
 
   /** Executions until code at a place is hot: more, the more often it was changed. */
@@ -198,101 +221,115 @@ export class BlockCache {
   }
 
   /** Puts a block into the first place of its pair; what stood there moves to the second. */
-  #enter(block: CachedBlock): void {
-    const { code, modeKey, address, secondPage, index } = block;
-    const { u32 } = this.#arena;
-    let entry = this.#entryOf(block);
+  #enter(address: number, code: number, modeKey: number): void {
+    const { u32, i32 } = this.#arena;
+    let entry = this.#entryOf(address, code, modeKey);
     if (entry < 0) {
       entry = (ARENA.blockTable + lookupIndex(code, modeKey) * LOOKUP.entrySize) >> 2;
       u32.copyWithin(entry + LOOKUP_WORDS, entry, entry + LOOKUP_WORDS);
     }
+    const onePage = i32[(address + BLOCK.secondPage) >> 2]! < 0;
     u32[entry + (LOOKUP.code >> 2)] = code;
     u32[entry + (LOOKUP.mode >> 2)] = modeKey;
-    u32[entry + (LOOKUP.block >> 2)] = secondPage < 0 ? address : address | LOOKUP.secondPage;
-    u32[entry + (LOOKUP.region >> 2)] = u32[(ARENA.regionOf >> 2) + index]!;
+    u32[entry + (LOOKUP.block >> 2)] = onePage ? address : address | LOOKUP.secondPage;
+    u32[entry + (LOOKUP.region >> 2)] = u32[(ARENA.regionOf >> 2) + u32[(address + BLOCK.index) >> 2]!]!;
   }
 
   /** Index of a block's table entry in words, -1 when it has none. */
-  #entryOf({ code, modeKey, address }: CachedBlock): number {
+  #entryOf(address: number, code: number, modeKey: number): number {
     const { u32 } = this.#arena;
     const first = (ARENA.blockTable + lookupIndex(code, modeKey) * LOOKUP.entrySize) >> 2;
-    for (const entry of [first, first + LOOKUP_WORDS]) {
-      if ((u32[entry + (LOOKUP.block >> 2)]! & ~LOOKUP.secondPage) === address) return entry;
-    }
-    return -1;
+    if ((u32[first + (LOOKUP.block >> 2)]! & ~LOOKUP.secondPage) === address) return first;
+    const second = first + LOOKUP_WORDS;
+    return (u32[second + (LOOKUP.block >> 2)]! & ~LOOKUP.secondPage) === address ? second : -1;
   }
 
   /** Says how the region that begins at a block is entered (ENTRY), 0 for none. */
   setRegion(block: CachedBlock, region: number): void {
     const { u32 } = this.#arena;
     u32[regionCell(block) >> 2] = region;
-    const entry = this.#entryOf(block);
+    const entry = this.#entryOf(block.address, block.code, block.modeKey);
     if (entry >= 0) u32[entry + (LOOKUP.region >> 2)] = region;
   }
 
-  /** The same, without touching the table. */
-  peek(code: number, modeKey: number): CachedBlock | undefined {
-    return this.#live.get(keyOf(code, modeKey));
-  }
+  // ---- making --------------------------------------------------------------------------------------------------
 
-  /** Encodes a lifted block and enters it in the table (`listed` false: it is for one use). */
-  add(lifted: LiftedBlock, code: number, modeKey: number, secondPage: number, listed = true): CachedBlock {
-    const { view, u32 } = this.#arena;
-    const count = lifted.instructions.length;
-    const starts = Math.ceil((count * START.size) / UOP.size) * UOP.size;
-    const address = this.#reserve(BLOCK.header + lifted.ops.length * UOP.size + starts);
-    const id = this.#nextId++;
-    const index = this.#freeIndexes.pop() ?? this.#blocks.length;
-    u32[(address + BLOCK.count) >> 2] = count;
-    u32[(address + BLOCK.ops) >> 2] = lifted.ops.length;
-    u32[(address + BLOCK.bytes) >> 2] = lifted.bytes;
-    u32[(address + BLOCK.index) >> 2] = index;
-    u32[(address + BLOCK.secondPage) >> 2] = secondPage;
+  /**
+   * Encodes a lifted block and enters it in the table (`listed` false: it is for one use). `secondPage`: as
+   * CachedBlock's. Returns the address of its header.
+   */
+  add(lifted: LiftedBlock, code: number, modeKey: number, secondPage: number, listed = true): number {
+    const { u16, u32 } = this.#arena;
+    const { ops, instructions, bytes } = lifted;
+    const address = this.#reserve(sizeOfBlock(ops.length, instructions.length));
+    const index = this.#freeIndexes.pop() ?? this.#indexes++;
+    const at = address >> 2;
+    u32[at + (BLOCK.count >> 2)] = instructions.length;
+    u32[at + (BLOCK.bytes >> 2)] = bytes;
+    u32[at + (BLOCK.index >> 2)] = index;
+    u32[at + (BLOCK.secondPage >> 2)] = secondPage;
     // Blocks of single steps are entered one by one: never hot.
-    u32[(address + BLOCK.heat) >> 2] = (modeKey & MODE.single) !== 0 ? 0 : this.#heatAt(code, modeKey);
-    u32[(address + BLOCK.resumes) >> 2] = 0;
-    const first = address + BLOCK.header;
-    lifted.ops.forEach((ir, index) => writeUop(view, first + index * UOP.size, ir));
-    let start = first + lifted.ops.length * UOP.size;
-    for (const { firstOp, offset } of lifted.instructions) {
-      view.setUint16(start + START.op, firstOp, true);
-      view.setUint16(start + START.offset, offset, true);
-      start += START.size;
-    }
-    const block: CachedBlock = {
-      id,
-      index,
-      address,
-      code,
-      bytes: lifted.bytes,
-      modeKey,
-      secondPage,
-      count,
-      dead: false,
-    };
-    this.#blocks[index] = block;
-    u32[regionCell(block) >> 2] = 0;
-    this.#segments[this.#segment]!.push(block);
-    if (!listed) return block;
-    const inFirst = Math.min(lifted.bytes, 4096 - (code & 0xfff));
-    this.#claim(block, code, inFirst);
-    if (secondPage >= 0) this.#claim(block, secondPage, lifted.bytes - inFirst);
-    this.#enter(block);
-    this.#live.set(keyOf(code, modeKey), block);
-    return block;
+    u32[at + (BLOCK.heat >> 2)] = (modeKey & MODE.single) !== 0 ? 0 : this.#heatAt(code, modeKey);
+    u32[at + (BLOCK.resumes >> 2)] = 0;
+    u16[(address + BLOCK.ops) >> 1] = ops.length;
+    u16[(address + BLOCK.mode) >> 1] = modeKey;
+    u32[at + (BLOCK.code >> 2)] = code;
+    u32[at + (BLOCK.nextOnPage >> 2)] = 0;
+    u32[at + (BLOCK.nextOnSecondPage >> 2)] = 0;
+    u32[at + (BLOCK.nextInBucket >> 2)] = 0;
+    u32[at + (BLOCK.id >> 2)] = this.#nextId++;
+    writeOps(this.#arena, address, lifted);
+    u32[(ARENA.regionOf >> 2) + index] = 0;
+    if (!listed) return address;
+    for (const page of this.#pagesOf(address)) this.#claim(address, page);
+    this.#enter(address, code, modeKey);
+    const before = this.#search(code, modeKey);
+    if (before !== 0) this.#leaveBucket(before, code, modeKey);
+    const bucket = bucketOf(code, modeKey);
+    u32[at + (BLOCK.nextInBucket >> 2)] = this.#buckets[bucket]!;
+    this.#buckets[bucket] = address;
+    return address;
   }
 
-  #claim(block: CachedBlock, start: number, bytes: number): void {
-    const page = start >>> PAGE_SHIFT;
-    let blocks = this.#pages.get(page);
-    if (!blocks) {
-      this.#pages.set(page, (blocks = new Set()));
-      this.#protectPage(page);
-    }
-    blocks.add(block);
-    const [low, high] = chunks(start, bytes);
+  // ---- pages with code -----------------------------------------------------------------------------------------
+
+  /** The pages (arena address >> 12) a block has code on: one or two. */
+  #pagesOf(address: number): readonly number[] {
+    const { u32, i32 } = this.#arena;
+    const first = u32[(address + BLOCK.code) >> 2]! >>> PAGE_SHIFT;
+    const second = i32[(address + BLOCK.secondPage) >> 2]!;
+    // Code may run from a page's end to its own start, under two names.
+    return second < 0 || second >>> PAGE_SHIFT === first ? [first] : [first, second >>> PAGE_SHIFT];
+  }
+
+  /** Index of the word through which a page's list goes on behind a block. */
+  #linkOf(address: number, page: number): number {
+    const first = this.#arena.u32[(address + BLOCK.code) >> 2]! >>> PAGE_SHIFT;
+    return (address + (first === page ? BLOCK.nextOnPage : BLOCK.nextOnSecondPage)) >> 2;
+  }
+
+  /** The parts of a page that hold a block's code: arena addresses, one start and end after the other. */
+  #partsOn(address: number, page: number): readonly number[] {
+    const { u32, i32 } = this.#arena;
+    const code = u32[(address + BLOCK.code) >> 2]!;
+    const bytes = u32[(address + BLOCK.bytes) >> 2]!;
+    const second = i32[(address + BLOCK.secondPage) >> 2]!;
+    const inFirst = Math.min(bytes, PAGE - (code & (PAGE - 1)));
+    const parts: number[] = [];
+    if (code >>> PAGE_SHIFT === page) parts.push(code, code + inFirst);
+    if (second >= 0 && second >>> PAGE_SHIFT === page) parts.push(second, second + bytes - inFirst);
+    return parts;
+  }
+
+  /** Enters a block in a page's list. */
+  #claim(address: number, page: number): void {
+    const first = this.#pages.get(page);
+    if (first === undefined) this.#protectPage(page);
+    this.#arena.u32[this.#linkOf(address, page)] = first ?? 0;
+    this.#pages.set(page, address);
     const at = (recordOf(page) + PAGE_RECORD.chunks) >> 2;
     const { u32 } = this.#arena;
+    const [low, high] = chunksOf(this.#partsOn(address, page));
     this.#setChunks(page, u32[at]! | low, u32[at + 1]! | high);
   }
 
@@ -303,67 +340,79 @@ export class BlockCache {
     this.#arena.u32[at + 1] = high;
   }
 
+  /** Leaves in a page's list what is to be kept and not dead; the page may have no code any more. */
+  #filter(page: number, keep: (address: number) => boolean): void {
+    const { u32 } = this.#arena;
+    let first = 0;
+    let low = 0;
+    let high = 0;
+    for (let address = this.#pages.get(page) ?? 0, next: number; address !== 0; address = next) {
+      const link = this.#linkOf(address, page);
+      next = u32[link]!;
+      // Dead, though on this list: its other page was written.
+      if (this.#isDead(address) || !keep(address)) continue;
+      u32[link] = first;
+      first = address;
+      const [partLow, partHigh] = chunksOf(this.#partsOn(address, page));
+      low |= partLow;
+      high |= partHigh;
+    }
+    if (!this.#pages.has(page)) return;
+    this.#setChunks(page, low, high);
+    if (first !== 0) {
+      this.#pages.set(page, first);
+      return;
+    }
+    this.#pages.delete(page);
+    this.#unprotectPage(page);
+  }
+
   /** Kills the blocks that hold any of these bytes (arena addresses, within one page). Returns how many. */
   invalidate(start: number, bytes: number): number {
     const page = start >>> PAGE_SHIFT;
-    const blocks = this.#pages.get(page);
-    if (!blocks) return 0;
-    const [low, high] = chunks(start, bytes);
+    if (!this.#pages.has(page)) return 0;
+    const end = start + bytes;
+    const [low, high] = chunksOf([start, end]);
     const at = (recordOf(page) + PAGE_RECORD.chunks) >> 2;
     const { u32 } = this.#arena;
     if ((u32[at]! & low) === 0 && (u32[at + 1]! & high) === 0) return 0;
     let killed = 0;
-    let leftLow = 0;
-    let leftHigh = 0;
-    for (const block of blocks) {
-      if (block.dead) {
-        // Its other page was written before.
-        blocks.delete(block);
-        continue;
-      }
-      const inFirst = Math.min(block.bytes, 4096 - (block.code & 0xfff));
-      const first = block.code >>> PAGE_SHIFT === page;
-      const from = first ? block.code : block.secondPage;
-      const length = first ? inFirst : block.bytes - inFirst;
-      if (from < start + bytes && start < from + length) {
-        this.#kill(block);
-        blocks.delete(block);
-        killed++;
-      } else {
-        const [blockLow, blockHigh] = chunks(from, length);
-        leftLow |= blockLow;
-        leftHigh |= blockHigh;
-      }
-    }
-    this.#setChunks(page, leftLow, leftHigh);
-    if (blocks.size === 0) {
-      this.#pages.delete(page);
-      this.#unprotectPage(page);
-    }
+    this.#filter(page, (address) => {
+      const parts = this.#partsOn(address, page);
+      if (!parts.some((from, part) => part % 2 === 0 && from < end && start < parts[part + 1]!)) return true;
+      this.#kill(address);
+      killed++;
+      return false;
+    });
     return killed;
   }
 
-  #kill(block: CachedBlock): void {
-    this.#remove(block);
-    const key = keyOf(block.code, block.modeKey);
+  #kill(address: number): void {
+    const { u16, u32 } = this.#arena;
+    const key = keyOf(u32[(address + BLOCK.code) >> 2]!, u16[(address + BLOCK.mode) >> 1]!);
+    this.#remove(address);
     if (this.#deaths.size >= REWRITTEN_PLACES_MAX) this.#deaths.clear();
     this.#deaths.set(key, (this.#deaths.get(key) ?? 0) + 1);
-    this.#onDeath(block);
+    const block = this.#blocks[u32[(address + BLOCK.index) >> 2]!];
+    if (block) this.#onDeath(block);
+  }
+
+  #isDead(address: number): boolean {
+    return (this.#arena.u16[(address + BLOCK.mode) >> 1]! & BLOCK.dead) !== 0;
   }
 
   /** A block is not found any more. */
-  #remove(block: CachedBlock): void {
-    block.dead = true;
-    const entry = this.#entryOf(block);
-    if (entry >= 0) this.#arena.u32.fill(0, entry, entry + LOOKUP_WORDS);
-    const key = keyOf(block.code, block.modeKey);
-    if (this.#live.get(key) === block) this.#live.delete(key);
+  #remove(address: number): void {
+    const { u16, u32 } = this.#arena;
+    const code = u32[(address + BLOCK.code) >> 2]!;
+    const modeKey = u16[(address + BLOCK.mode) >> 1]!;
+    const entry = this.#entryOf(address, code, modeKey);
+    if (entry >= 0) u32.fill(0, entry, entry + LOOKUP_WORDS);
+    this.#leaveBucket(address, code, modeKey);
+    u16[(address + BLOCK.mode) >> 1] = modeKey | BLOCK.dead;
+    const block = this.#blocks[u32[(address + BLOCK.index) >> 2]!];
+    if (block) block.dead = true;
   }
-}
-
-/** Arena address of the word that says how to enter the region that begins at a block. */
-export function regionCell({ index }: CachedBlock): number {
-  return ARENA.regionOf + index * 4;
 }
 
 /** Code's arena address and the mode key (14 bits) in one number. */
@@ -371,45 +420,23 @@ function keyOf(code: number, modeKey: number): number {
   return code * 0x4000 + modeKey;
 }
 
-/** The chunks of a page that [start, start + bytes) touches, as two 32-bit masks. */
-function chunks(start: number, bytes: number): [number, number] {
-  const first = (start & 0xfff) >> CHUNK_SHIFT;
-  const last = Math.min(63, ((start & 0xfff) + bytes - 1) >> CHUNK_SHIFT);
+function bucketOf(code: number, modeKey: number): number {
+  return (code ^ (code >>> 16) ^ Math.imul(modeKey, 0x9e3779b1)) & (BUCKETS - 1);
+}
+
+/** The chunks of a page that parts of it (starts and ends) touch, as two 32-bit masks. */
+function chunksOf(parts: readonly number[]): [number, number] {
   let low = 0;
   let high = 0;
-  for (let chunk = first; chunk <= last; chunk++) {
-    if (chunk < 32) low |= 1 << chunk;
-    else high |= 1 << (chunk - 32);
+  for (let part = 0; part < parts.length; part += 2) {
+    const start = parts[part]!;
+    const bytes = parts[part + 1]! - start;
+    const first = (start & (PAGE - 1)) >> CHUNK_SHIFT;
+    const last = Math.min(63, ((start & (PAGE - 1)) + bytes - 1) >> CHUNK_SHIFT);
+    for (let chunk = first; chunk <= last; chunk++) {
+      if (chunk < 32) low |= 1 << chunk;
+      else high |= 1 << (chunk - 32);
+    }
   }
   return [low, high];
-}
-
-function writeUop(view: DataView, at: number, ir: IrOp): void {
-  view.setUint16(at + UOP.op, ir.def.id, true);
-  view.setUint16(at + UOP.dst, ir.dst, true);
-  if (ir.def.name === 'const64') {
-    view.setBigUint64(at + UOP.wide, ir.wide, true);
-  } else {
-    view.setUint16(at + UOP.a, ir.a, true);
-    view.setUint16(at + UOP.b, ir.b, true);
-    view.setInt32(at + UOP.imm, ir.imm, true);
-  }
-  view.setUint16(at + UOP.c, ir.c, true);
-  view.setUint16(at + UOP.callout, ir.callout?.id ?? 0, true);
-}
-
-/** Overwrites a micro-op with one that ends the block at `offset` from its start; returns the bytes it replaced. */
-export function patchEnd(arena: Arena, uop: number, codeBits: CodeSize, offset: number): Uint8Array {
-  const saved = arena.u8.slice(uop, uop + UOP.size);
-  writeUop(arena.view, uop, {
-    def: op(`end.${codeBits}`),
-    dst: 0,
-    a: 0,
-    b: 0,
-    imm: offset,
-    c: 0,
-    wide: 0n,
-    callout: undefined,
-  });
-  return saved;
 }

@@ -7,6 +7,7 @@ import { liftBlock } from '../../x86/lift/block.ts';
 import { MODE } from '../../x86/mode.ts';
 import { getSigned } from '../../x86/words.ts';
 import type { BlockCache } from './block-cache.ts';
+import { BLOCK } from './exit.ts';
 import type { RunTime } from './run-time.ts';
 
 const PAGE = 4096;
@@ -53,12 +54,9 @@ export class CodeFetch {
     if (code === -1) return this.#fault(cpu.get32(CTL.faultVector), cpu.get32(CTL.faultCode));
     if (code >= 0) {
       const known = this.#blocks.find(code, modeKey);
-      const fits = known && offset + known.bytes - 1 <= limit;
-      if (
-        fits &&
-        (known.secondPage < 0 || cpu.mmu.fetchPage(nextPage(linear, modeKey)) === known.secondPage)
-      ) {
-        return known.address;
+      if (known !== 0 && offset + cpu.u32[(known + BLOCK.bytes) >> 2]! - 1 <= limit) {
+        const secondPage = cpu.i32[(known + BLOCK.secondPage) >> 2]!;
+        if (secondPage < 0 || cpu.mmu.fetchPage(nextPage(linear, modeKey)) === secondPage) return known;
       }
     }
     return this.#make(linear, code, modeKey, maxInstructions, limit - offset);
@@ -110,7 +108,7 @@ export class CodeFetch {
     );
     cpu.accounting.count('translation');
     cpu.accounting.addTime('translation', this.#time.translated(started));
-    return block.address;
+    return block;
   }
 
   /** Code bytes from where no plain memory is. */

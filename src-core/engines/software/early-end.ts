@@ -2,7 +2,8 @@ import type { Arena } from '../../machine/arena.ts';
 import type { Cpu } from '../../x86/cpu.ts';
 import { CTL } from '../../x86/layout.ts';
 import { codeSizeOf } from '../../x86/mode.ts';
-import { type BlockCache, patchEnd } from './block-cache.ts';
+import type { BlockCache } from './block-cache.ts';
+import { instructionAt, instructionStart, patchEnd } from './cached-block.ts';
 
 /** A micro-op overwritten to end its block early. */
 interface Patch {
@@ -35,9 +36,9 @@ export class EarlyEnd {
     if (this.#patch) return;
     const cpu = this.#cpu;
     const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
-    const next = this.#blocks.instructionAt(block, cpu.get32(CTL.exitUop)) + 1;
+    const next = instructionAt(this.#arena, block, cpu.get32(CTL.exitUop)) + 1;
     if (next >= block.count) return;
-    const { uop, offset } = this.#blocks.instructionStart(block, next);
+    const { uop, offset } = instructionStart(this.#arena, block, next);
     const saved = patchEnd(this.#arena, uop, codeSizeOf(block.modeKey), offset);
     this.#patch = { uop, saved, rest: block.count - next };
   }

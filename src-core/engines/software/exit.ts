@@ -19,23 +19,34 @@ export const EXIT = {
 /** EXIT.adapt comes with every so many times (a power of two) that regions are left in a block for the interpreter. */
 export const RESUMES_PER_LOOK = 64;
 
-/** A block of micro-ops: a header of 32 bytes, the micro-ops, then where the instructions start (START). */
+/** A block of micro-ops: a header of 48 bytes, the micro-ops, then where the instructions start (START). */
 export const BLOCK = {
   /** u32: guest instructions in the block. */
   count: 0,
   /** u32: bytes of guest code. */
   bytes: 4,
-  /** u32: index into the engine's list of blocks, and of its word at ARENA.regionOf. */
+  /** u32: the block's number, by which its word at ARENA.regionOf is found. */
   index: 8,
-  /** u32: arena address of the second page's first byte where the code runs into another page. */
+  /** u32: arena address of the second page's first byte where the code runs into another page, else 2^32 - 1. */
   secondPage: 12,
   /** i32: executions left until EXIT.hot. */
   heat: 16,
   /** u32: how often regions were left in this block for the interpreter. */
   resumes: 20,
-  /** u32: micro-ops. */
+  /** u16: micro-ops. */
   ops: 24,
-  header: 32,
+  /** u16: the mode key (14 bits), with bit `dead` set once the code was changed. */
+  mode: 26,
+  dead: 0x8000,
+  /** u32: arena address of its first byte of guest code. */
+  code: 28,
+  /** u32: arena addresses of the next block with code on the same page, on the same second page, and in the same bucket; 0: none. */
+  nextOnPage: 32,
+  nextOnSecondPage: 36,
+  nextInBucket: 40,
+  /** u32: blocks made before it since everything was last forgotten. */
+  id: 44,
+  header: 48,
 } as const;
 
 /** Where an instruction starts: 4 bytes for each instruction of a block, after its micro-ops. */

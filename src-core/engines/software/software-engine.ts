@@ -13,7 +13,8 @@ import type { Intercepts } from '../../x86/intercepts.ts';
 import { codeSizeOf, MODE } from '../../x86/mode.ts';
 import { ACCESS, type Mmu, SLOW } from '../../x86/mmu.ts';
 import type { Engine, RunEnd } from '../engine.ts';
-import { BlockCache, type CachedBlock } from './block-cache.ts';
+import { BlockCache } from './block-cache.ts';
+import { type CachedBlock, instructionAt, instructionStart } from './cached-block.ts';
 import { Callouts } from './callouts.ts';
 import { CodeFetch } from './code-fetch.ts';
 import { EarlyEnd } from './early-end.ts';
@@ -43,6 +44,7 @@ function interpreterModule(pages: number): WebAssembly.Module {
  */
 export class SoftwareEngine implements Engine {
   readonly kind = 'software';
+  readonly #arena: Arena;
   readonly #cpu: Cpu;
   readonly #blocks: BlockCache;
   readonly #translator: Translator;
@@ -76,6 +78,7 @@ export class SoftwareEngine implements Engine {
     /** Most translated regions alive, and one; as many as the arena has room for unless given. */
     regionSlots?: number;
   }) {
+    this.#arena = arena;
     this.#cpu = cpu;
     this.#blocks = new BlockCache(
       arena,
@@ -328,11 +331,11 @@ export class SoftwareEngine implements Engine {
   #fault(): RunEnd | undefined {
     const cpu = this.#cpu;
     const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
-    const index = this.#blocks.instructionAt(block, cpu.get32(CTL.exitUop));
+    const index = instructionAt(this.#arena, block, cpu.get32(CTL.exitUop));
     // Neither the faulting instruction nor those after it were executed.
     cpu.i32[CTL.budget >> 2]! += block.count - index;
     this.#earlyEnd.undo();
-    const rip = this.#ipAt(block, this.#blocks.instructionStart(block, index).offset);
+    const rip = this.#ipAt(block, instructionStart(this.#arena, block, index).offset);
     cpu.set64(RIP, rip);
     cpu.set32(CTL.interruptShadow, 0);
     // The one #DB that is a fault of an instruction is general detect, and as a fault it pushes RF set.
@@ -430,11 +433,11 @@ export class SoftwareEngine implements Engine {
     const cpu = this.#cpu;
     if (!this.#callouts.active) return { rip: cpu.rip, next: cpu.rip };
     const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
-    const index = this.#blocks.instructionAt(block, cpu.get32(CTL.exitUop));
+    const index = instructionAt(this.#arena, block, cpu.get32(CTL.exitUop));
     const next =
-      index + 1 < block.count ? this.#blocks.instructionStart(block, index + 1).offset : block.bytes;
+      index + 1 < block.count ? instructionStart(this.#arena, block, index + 1).offset : block.bytes;
     return {
-      rip: this.#ipAt(block, this.#blocks.instructionStart(block, index).offset),
+      rip: this.#ipAt(block, instructionStart(this.#arena, block, index).offset),
       next: this.#ipAt(block, next),
     };
   }
@@ -482,7 +485,7 @@ export class SoftwareEngine implements Engine {
     count += this.#granted - cpu.i32[CTL.budget >> 2]! - this.#stolen;
     if (this.#callouts.active) {
       const block = this.#blocks.at(cpu.get32(CTL.currentBlock));
-      count -= block.count - this.#blocks.instructionAt(block, cpu.get32(CTL.exitUop));
+      count -= block.count - instructionAt(this.#arena, block, cpu.get32(CTL.exitUop));
     }
     return count;
   }

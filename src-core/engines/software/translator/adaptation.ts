@@ -1,5 +1,5 @@
 import type { ExitAccounting } from '../../../accounting/exits.ts';
-import type { CachedBlock } from '../block-cache.ts';
+import type { CachedBlock } from '../cached-block.ts';
 
 /**
  * How a memory access is translated. `plain`: through the TLB, or it leaves for the interpreter. `refill`: the TLB is filled

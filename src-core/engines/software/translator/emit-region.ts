@@ -2,7 +2,7 @@ import { I32, I64, i32, i64 } from '../../../wasm/opcodes.ts';
 import { CodeWriter } from '../../../wasm/writer.ts';
 import { CTL, RIP, TLB } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
-import { type CachedBlock, regionCell } from '../block-cache.ts';
+import { type CachedBlock, regionCell } from '../cached-block.ts';
 import { ENTRY, REGION } from '../exit.ts';
 import { RegionGen } from './generator.ts';
 import type { RegionImports } from './imports.ts';

@@ -1,7 +1,7 @@
 import type { OpDef } from '../../../ir/op.ts';
 import type { LiftedBlock } from '../../../x86/lift/block.ts';
 import { codeSizeOf } from '../../../x86/mode.ts';
-import type { CachedBlock } from '../block-cache.ts';
+import type { CachedBlock } from '../cached-block.ts';
 import { arrange, countEdges, cutIrreducible, loopBodies } from './control-flow.ts';
 
 /** Most blocks and guest instructions of a region. */

@@ -1,4 +1,4 @@
-import type { CachedBlock } from '../block-cache.ts';
+import type { CachedBlock } from '../cached-block.ts';
 
 /** A region that was translated. */
 export interface Translation {
