@@ -1,12 +1,20 @@
 import type { BlockType, ValueType } from './opcodes.ts';
 
+const CAPACITY = 4096;
+/** Buffers given back, for the next writers: V8 would free them late, and translating asks for many. */
+const spareBuffers: Uint8Array<ArrayBuffer>[] = [];
+const SPARE_MAX = 32;
+
 /** Bytes of a wasm binary, written in place into a buffer that grows by doubling. */
 export class ByteWriter {
-  bytes: Uint8Array<ArrayBuffer>;
+  bytes: Uint8Array<ArrayBuffer> = spareBuffers.pop() ?? new Uint8Array(CAPACITY);
   length = 0;
 
-  constructor(capacity = 1024) {
-    this.bytes = new Uint8Array(capacity);
+  /** What was written is not needed any more, nor is the writer. */
+  release(): void {
+    if (spareBuffers.length < SPARE_MAX) spareBuffers.push(this.bytes);
+    this.bytes = new Uint8Array(0);
+    this.length = 0;
   }
 
   #reserve(extra: number): void {
@@ -20,6 +28,10 @@ export class ByteWriter {
     if (this.length === this.bytes.length) this.#reserve(1);
     this.bytes[this.length++] = value;
     return this;
+  }
+
+  append(other: ByteWriter): this {
+    return this.raw(other.bytes.subarray(0, other.length));
   }
 
   raw(data: Uint8Array): this {
@@ -67,7 +79,8 @@ export class ByteWriter {
     return this.u32(data.length).raw(data);
   }
 
-  finish(): Uint8Array<ArrayBuffer> {
+  /** A copy of what was written. */
+  copy(): Uint8Array<ArrayBuffer> {
     return this.bytes.slice(0, this.length);
   }
 }
@@ -237,7 +250,14 @@ export class CodeWriter {
 
   /** The function body as it stands in the code section: local declarations, code, end. */
   body(): Uint8Array {
-    const out = new ByteWriter(this.code.length + 64);
+    const out = new ByteWriter();
+    this.writeTo(out);
+    return out.copy();
+  }
+
+  /** Writes the body; returns how many of its bytes come before the first instruction. */
+  writeTo(out: ByteWriter): number {
+    const start = out.length;
     const groups: [number, ValueType][] = [];
     for (const type of this.#locals) {
       const last = groups.at(-1);
@@ -246,13 +266,19 @@ export class CodeWriter {
     }
     out.u32(groups.length);
     for (const [count, type] of groups) out.u32(count).byte(type);
-    out.raw(this.code.bytes.subarray(0, this.code.length)).byte(0x0b);
-    return out.finish();
+    const declarations = out.length - start;
+    out.append(this.code).byte(0x0b);
+    return declarations;
+  }
+
+  /** The code stands in a module that was finished; it cannot be read here any more. */
+  release(): void {
+    this.code.release();
   }
 }
 
 interface BranchHint {
-  /** Bytes from the first instruction, or from the function body's start. */
+  /** Bytes from the first instruction. */
   at: number;
   likely: boolean;
 }
@@ -265,9 +291,9 @@ interface FunctionType {
 /** Assembles a module: imported functions and one imported shared memory, functions, exports. */
 export class ModuleWriter {
   readonly #types: string[] = [];
-  readonly #typeBytes: Uint8Array[] = [];
+  readonly #functionTypes: FunctionType[] = [];
   readonly #imports: { name: string; type: number }[] = [];
-  readonly #functions: { type: number; body: Uint8Array | undefined; hints: readonly BranchHint[] }[] = [];
+  readonly #functions: { type: number; code: CodeWriter | undefined }[] = [];
   readonly #names = new Map<number, string>();
   readonly #exports: { name: string; index: number }[] = [];
   readonly #elements: { slot: number; index: number }[] = [];
@@ -277,11 +303,7 @@ export class ModuleWriter {
     const key = `${parameters.join()}:${results.join()}`;
     const known = this.#types.indexOf(key);
     if (known >= 0) return known;
-    const out = new ByteWriter(16).byte(0x60).u32(parameters.length);
-    for (const type of parameters) out.byte(type);
-    out.u32(results.length);
-    for (const type of results) out.byte(type);
-    this.#typeBytes.push(out.finish());
+    this.#functionTypes.push({ parameters, results });
     return this.#types.push(key) - 1;
   }
 
@@ -308,18 +330,14 @@ export class ModuleWriter {
 
   /** Declares a function so that it can be called; `define` gives it its body. */
   declare(parameters: readonly ValueType[], results: readonly ValueType[]): number {
-    this.#functions.push({ type: this.#type({ parameters, results }), body: undefined, hints: [] });
+    this.#functions.push({ type: this.#type({ parameters, results }), code: undefined });
     return this.#imports.length + this.#functions.length - 1;
   }
 
   define(index: number, code: CodeWriter): void {
     const entry = this.#functions[index - this.#imports.length];
     if (!entry) throw new Error(`no function ${index}`);
-    const body = code.body();
-    // The body is what declares the locals, the code, and an end.
-    const start = body.length - code.code.length - 1;
-    entry.body = body;
-    entry.hints = code.hints.map(({ at, likely }) => ({ at: start + at, likely }));
+    entry.code = code;
   }
 
   /** What profilers and debuggers call a function. */
@@ -334,69 +352,101 @@ export class ModuleWriter {
 
   /** The binary. `pages` is the size of the shared memory imported as env.memory. */
   finish(pages: number): Uint8Array<ArrayBuffer> {
-    const out = new ByteWriter(65536);
-    out.raw(new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]));
-    const section = (id: number, content: ByteWriter): void => {
-      out.byte(id).u32(content.length).raw(content.bytes.subarray(0, content.length));
-    };
-    const types = new ByteWriter().u32(this.#typeBytes.length);
-    for (const bytes of this.#typeBytes) types.raw(bytes);
-    section(1, types);
-    const imports = new ByteWriter().u32(this.#imports.length + 1 + (this.#table > 0 ? 1 : 0));
-    imports.name('env').name('memory').byte(2).byte(3).u32(pages).u32(pages);
-    if (this.#table > 0) imports.name('env').name('table').byte(1).byte(0x70).byte(0).u32(this.#table);
-    for (const { name, type } of this.#imports) imports.name('env').name(name).byte(0).u32(type);
-    section(2, imports);
-    const functions = new ByteWriter().u32(this.#functions.length);
-    for (const { type } of this.#functions) functions.u32(type);
-    section(3, functions);
-    const exports = new ByteWriter().u32(this.#exports.length);
-    for (const { name, index } of this.#exports) exports.name(name).byte(0).u32(index);
-    section(7, exports);
-    if (this.#elements.length > 0) {
-      const elements = new ByteWriter().u32(this.#elements.length);
-      for (const { slot, index } of this.#elements) {
-        elements.byte(0).byte(0x41).s32(slot).byte(0x0b).u32(1).u32(index);
-      }
-      section(9, elements);
-    }
-    const code = new ByteWriter(65536).u32(this.#functions.length);
-    for (const { body } of this.#functions) {
-      if (!body) throw new Error('a declared function has no body');
-      code.u32(body.length).raw(body);
-    }
-    const hints = this.#hintSection();
-    if (hints) section(0, hints);
-    section(10, code);
-    if (this.#names.size > 0) section(0, this.#nameSection());
-    return out.finish();
+    const out = this.#write(pages);
+    const bytes = out.copy();
+    out.release();
+    return bytes;
   }
 
-  /** The custom section of branch hints (WebAssembly proposal "Branch Hinting"), which stands before the code. */
-  #hintSection(): ByteWriter | undefined {
-    const count = this.#functions.filter(({ hints }) => hints.length > 0).length;
-    if (count === 0) return undefined;
-    const out = new ByteWriter().name('metadata.code.branch_hint').u32(count);
-    for (const [number, { hints }] of this.#functions.entries()) {
-      if (hints.length === 0) continue;
-      out.u32(this.#imports.length + number).u32(hints.length);
-      for (const { at, likely } of hints)
-        out
-          .u32(at)
-          .byte(1)
-          .byte(likely ? 1 : 0);
+  /** Compiles the module; `bytes`: how long its binary was. */
+  compile(pages: number): { module: WebAssembly.Module; bytes: number } {
+    const out = this.#write(pages);
+    const bytes = out.length;
+    const module = new WebAssembly.Module(out.bytes.subarray(0, bytes));
+    out.release();
+    return { module, bytes };
+  }
+
+  #write(pages: number): ByteWriter {
+    const out = new ByteWriter();
+    out.raw(new Uint8Array([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0]));
+    const section = (id: number, write: (content: ByteWriter) => void): void => {
+      const content = new ByteWriter();
+      write(content);
+      out.byte(id).u32(content.length).append(content);
+      content.release();
+    };
+    section(1, (types) => {
+      types.u32(this.#functionTypes.length);
+      for (const { parameters, results } of this.#functionTypes) {
+        types.byte(0x60).u32(parameters.length);
+        for (const type of parameters) types.byte(type);
+        types.u32(results.length);
+        for (const type of results) types.byte(type);
+      }
+    });
+    section(2, (imports) => {
+      imports.u32(this.#imports.length + 1 + (this.#table > 0 ? 1 : 0));
+      imports.name('env').name('memory').byte(2).byte(3).u32(pages).u32(pages);
+      if (this.#table > 0) imports.name('env').name('table').byte(1).byte(0x70).byte(0).u32(this.#table);
+      for (const { name, type } of this.#imports) imports.name('env').name(name).byte(0).u32(type);
+    });
+    section(3, (functions) => {
+      functions.u32(this.#functions.length);
+      for (const { type } of this.#functions) functions.u32(type);
+    });
+    section(7, (exports) => {
+      exports.u32(this.#exports.length);
+      for (const { name, index } of this.#exports) exports.name(name).byte(0).u32(index);
+    });
+    if (this.#elements.length > 0) {
+      section(9, (elements) => {
+        elements.u32(this.#elements.length);
+        for (const { slot, index } of this.#elements) {
+          elements.byte(0).byte(0x41).s32(slot).byte(0x0b).u32(1).u32(index);
+        }
+      });
     }
+    // Hints stand before the code they are about.
+    const code = new ByteWriter().u32(this.#functions.length);
+    const body = new ByteWriter();
+    const hinted: { index: number; hints: readonly BranchHint[]; start: number }[] = [];
+    for (const [number, { code: written }] of this.#functions.entries()) {
+      if (!written) throw new Error('a declared function has no body');
+      body.length = 0;
+      const start = written.writeTo(body);
+      code.u32(body.length).append(body);
+      const { hints } = written;
+      if (hints.length > 0) hinted.push({ index: this.#imports.length + number, hints, start });
+    }
+    body.release();
+    if (hinted.length > 0) section(0, (content) => writeHints(content, hinted));
+    out.byte(10).u32(code.length).append(code);
+    code.release();
+    if (this.#names.size > 0) section(0, (content) => this.#writeNames(content));
     return out;
   }
 
   /** The custom section of names (Core Specification 2.0, appendix "Name Section"): of functions only. */
-  #nameSection(): ByteWriter {
+  #writeNames(content: ByteWriter): void {
     const functions = new ByteWriter().u32(this.#names.size);
     for (const [index, name] of [...this.#names].sort(([a], [b]) => a - b)) functions.u32(index).name(name);
-    return new ByteWriter()
-      .name('name')
-      .byte(1)
-      .u32(functions.length)
-      .raw(functions.bytes.subarray(0, functions.length));
+    content.name('name').byte(1).u32(functions.length).append(functions);
+    functions.release();
+  }
+}
+
+/** The custom section of branch hints (WebAssembly proposal "Branch Hinting"); offsets count from a function body's start. */
+function writeHints(
+  content: ByteWriter,
+  hinted: readonly { index: number; hints: readonly BranchHint[]; start: number }[],
+): void {
+  content.name('metadata.code.branch_hint').u32(hinted.length);
+  for (const { index, hints, start } of hinted) {
+    content.u32(index).u32(hints.length);
+    for (const { at, likely } of hints) {
+      content.u32(start + at).byte(1);
+      content.byte(likely ? 1 : 0);
+    }
   }
 }

@@ -10,7 +10,7 @@ import { ModuleWriter } from '../../../wasm/writer.ts';
 import { declareRegionImports } from '../translator/imports.ts';
 import type { RegionNode } from '../translator/region.ts';
 import type { InspectedTranslation, Translator } from '../translator/translator.ts';
-import type { Translation } from '../translator/translation.ts';
+import { blocksOf, type Translation } from '../translator/translation.ts';
 import { printGuest } from './guest-printer.ts';
 import { printIr } from './ir-printer.ts';
 import { hex } from './numbers.ts';
@@ -55,7 +55,7 @@ function summaries(translator: Translator): { summary: RegionSummary; translatio
     const { id, entry, nodes, wasmBytes } = translation;
     const instructions = nodes.reduce((sum, { block }) => sum + block.count, 0);
     let adapted = 0;
-    for (const block of translation.blocks) adapted += translator.adaptedIn(block);
+    for (const block of blocksOf(translation)) adapted += translator.adaptedIn(block);
     const summary: RegionSummary = {
       id,
       linear: hex(linearAt(translation, 0)),

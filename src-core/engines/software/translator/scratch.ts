@@ -14,7 +14,7 @@ const VALUE_TYPES = 5;
 
 /** Scratch locals handed out, by type and number; -1 where there is none. */
 export class Scratch {
-  readonly #locals = new Int32Array(VALUE_TYPES * SCRATCH_COUNT).fill(-1);
+  readonly #locals: number[] = new Array<number>(VALUE_TYPES * SCRATCH_COUNT).fill(-1);
   readonly #taken: number[] = [];
 
   get(type: ValueType, n: number): number {

@@ -11,9 +11,8 @@ export interface Translation {
   readonly slot: number;
   /** Its nodes in reverse postorder: a region itself, with its IR, is too large to keep. */
   readonly nodes: readonly TranslatedNode[];
-  readonly blocks: ReadonlySet<CachedBlock>;
   /** Blocks whose regions it goes on to. */
-  readonly chains: ReadonlySet<CachedBlock>;
+  readonly chains: readonly CachedBlock[];
   /** What its making depended on, so that the inspector can repeat it. */
   readonly origin: TranslationOrigin;
   /** Bytes of its function's instructions. */
@@ -32,17 +31,23 @@ export interface TranslatedNode {
   readonly enterable: boolean;
 }
 
+/** The blocks a translation holds. */
+export function blocksOf({ nodes }: Translation): ReadonlySet<CachedBlock> {
+  return new Set(nodes.map(({ block }) => block));
+}
+
+/** Lists, not sets and maps: there are thousands, hardly ever looked into, and a set takes a hundred bytes and more. */
 export interface TranslationOrigin {
   /** Linear address it had when it was translated (it may have others). Signed for 64-bit code. */
   readonly linear: number;
-  /** Arena addresses of the linear pages that were asked for, by their distance from the entry's page; -1: not known. */
-  readonly pages: ReadonlyMap<number, number>;
+  /** Linear pages that were asked for: distance from the entry's page, and arena address or -1 where none was known. */
+  readonly pages: readonly (readonly [distance: number, arena: number])[];
   /** Blocks that were warm then, of those that were asked about. */
-  readonly warm: ReadonlySet<CachedBlock>;
+  readonly warm: readonly CachedBlock[];
   /** Blocks where it had to be entered too. */
-  readonly wanted: ReadonlySet<CachedBlock>;
+  readonly wanted: readonly CachedBlock[];
   /** Blocks where other regions were entered, of those that were asked about. */
-  readonly begun: ReadonlySet<CachedBlock>;
+  readonly begun: readonly CachedBlock[];
   /** Blocks with an id below this were known. */
   readonly blocks: number;
 }

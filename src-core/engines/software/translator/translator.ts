@@ -17,7 +17,7 @@ import { declareRegionImports, type RegionImportValues } from './imports.ts';
 import { buildRegion, type Region, type RegionNode, type RegionSource } from './region.ts';
 import type { FormOf } from './step.ts';
 import { optimiseSoon } from './tiering.ts';
-import { DropCounts, type Translation } from './translation.ts';
+import { blocksOf, DropCounts, type Translation } from './translation.ts';
 
 const WASM_PAGE = 65536;
 const PAGE = 4096;
@@ -161,12 +161,13 @@ export class Translator {
    * What makes a region again: with the blocks it holds, and entered also where these were executed outside of it since
    * it was made.
    */
-  #again({ entry, nodes, blocks, origin }: Translation): Seed & { wanted: Set<CachedBlock> } {
+  #again(translation: Translation): Seed & { wanted: Set<CachedBlock> } {
+    const { entry, nodes, origin } = translation;
     const wanted = new Set(origin.wanted);
     for (const { block, enterable } of nodes) {
       if (enterable && this.#isWarmOutside(block)) wanted.add(block);
     }
-    return { block: entry, wanted, held: blocks };
+    return { block: entry, wanted, held: blocksOf(translation) };
   }
 
   /** Translates the region that grows from a block. */
@@ -203,10 +204,16 @@ export class Translator {
         .map(({ order, delta, block: at }) => ({ node: order, delta, block: at }))
         .filter((entry) => !this.#byEntry.has(entry.block)),
       slot,
-      origin: { linear: this.#linearOf(block), pages, warm, wanted, begun, blocks: this.#blocks.count },
+      origin: {
+        linear: this.#linearOf(block),
+        pages: [...pages],
+        warm: [...warm],
+        wanted: [...wanted],
+        begun: [...begun],
+        blocks: this.#blocks.count,
+      },
       wasmBytes: code.code.length,
       nodes: region.nodes.map(({ block: held, delta, enterable }) => ({ block: held, delta, enterable })),
-      blocks: new Set(region.nodes.map((node) => node.block)),
       chains: chainsOf(region),
       entriesSeen: 0,
       looksUnused: 0,
@@ -214,12 +221,13 @@ export class Translator {
     };
     this.#waiting.push({ translation, code });
     // That what is part of a region becomes hot by itself, it must be executed outside of it as often again.
-    for (const held of translation.blocks) {
+    const blocks = blocksOf(translation);
+    for (const held of blocks) {
       const heat = (held.address + BLOCK.heat) >> 2;
       this.#arena.i32[heat] = Math.max(this.#arena.i32[heat]!, this.#options.threshold);
     }
     for (const entry of translation.entries) this.#byEntry.set(entry.block, translation);
-    enter(this.#byBlock, translation.blocks, translation);
+    enter(this.#byBlock, blocks, translation);
     enter(this.#byChain, translation.chains, translation);
     this.#translations.add(translation);
     this.#translated++;
@@ -313,10 +321,11 @@ export class Translator {
       module.nameFunction(index, nameOf(translation));
       module.element(translation.slot, index);
     }
-    const bytes = module.finish(this.#arena.buffer.byteLength / WASM_PAGE);
-    this.#bytes += bytes.length;
+    const compiled = module.compile(this.#arena.buffer.byteLength / WASM_PAGE);
+    for (const { code } of batch) code.release();
+    this.#bytes += compiled.bytes;
     this.#modules++;
-    new WebAssembly.Instance(new WebAssembly.Module(bytes), {
+    new WebAssembly.Instance(compiled.module, {
       env: { memory: this.#arena.memory, table: this.table, ...this.#imports },
     });
     for (const { translation } of batch) {
@@ -368,7 +377,7 @@ export class Translator {
     u32[entriesOf(translation.slot) >> 2] = 0;
     this.table.set(translation.slot, null);
     this.#freeSlots.push(translation.slot);
-    withdraw(this.#byBlock, translation.blocks, translation);
+    withdraw(this.#byBlock, blocksOf(translation), translation);
     withdraw(this.#byChain, translation.chains, translation);
   }
 
@@ -475,14 +484,14 @@ export class Translator {
     const { entry, origin, nodes, slot, wasmBytes } = translation;
     const region = buildRegion(entry, {
       ...this.#source,
-      warm: (block) => origin.warm.has(block),
-      wanted: (block) => origin.wanted.has(block),
-      begun: (block) => origin.begun.has(block),
+      warm: (block) => origin.warm.includes(block),
+      wanted: (block) => origin.wanted.includes(block),
+      begun: (block) => origin.begun.includes(block),
       block: (code, modeKey) => {
         const block = this.#blocks.peek(code, modeKey);
         return block && block.id < origin.blocks ? block : undefined;
       },
-      page: (distance) => origin.pages.get(distance) ?? -1,
+      page: (distance) => origin.pages.find(([asked]) => asked === distance)?.[1] ?? -1,
     });
     if (!region) return undefined;
     const starts = new Map<RegionNode, number>();
@@ -534,7 +543,7 @@ export class Translator {
   #isBegun(block: CachedBlock, entry: CachedBlock): boolean {
     const translation = this.#byEntry.get(block);
     if (!translation || block === entry || !this.#options.chaining) return false;
-    return !translation.chains.has(entry);
+    return !translation.chains.includes(entry);
   }
 
   get #source(): Omit<RegionSource, 'page' | 'wanted' | 'begun'> {
@@ -604,17 +613,17 @@ function indexOf(block: CachedBlock, uop: number): number {
 }
 
 /** The blocks whose regions a region goes on to. */
-function chainsOf({ nodes }: Region): Set<CachedBlock> {
+function chainsOf({ nodes }: Region): CachedBlock[] {
   const chains = new Set<CachedBlock>();
   for (const { edges } of nodes) {
     for (const { chain } of edges.values()) if (chain) chains.add(chain);
   }
-  return chains;
+  return [...chains];
 }
 
 function enter(
   index: Map<CachedBlock, Translation[]>,
-  blocks: ReadonlySet<CachedBlock>,
+  blocks: Iterable<CachedBlock>,
   translation: Translation,
 ): void {
   for (const block of blocks) {
@@ -626,7 +635,7 @@ function enter(
 
 function withdraw(
   index: Map<CachedBlock, Translation[]>,
-  blocks: ReadonlySet<CachedBlock>,
+  blocks: Iterable<CachedBlock>,
   translation: Translation,
 ): void {
   for (const block of blocks) {
