@@ -11,7 +11,7 @@ export { hardwareOptionsSchema, type HardwareOptions, type HardwareOptionsInput 
 const bytes = z.custom<Uint8Array>((value) => value instanceof Uint8Array, 'bytes are needed');
 
 /** Executions before a region is translated, unless configured: found by measurement (docs/BENCHMARKS.md). */
-const TRANSLATION_THRESHOLD = 250;
+const TRANSLATION_THRESHOLD = 1000;
 
 /** `host`: guest time is real time. `icount`: guest time counts instructions, so that a run can be repeated exactly. */
 export const clockKindSchema = z.enum(['host', 'icount']);

@@ -170,8 +170,8 @@ export class Translator {
     return { block: entry, wanted, held: blocksOf(translation) };
   }
 
-  /** Translates the region that grows from a block. */
-  #translateFrom({ block, wanted, held: kept }: Seed): void {
+  /** Translates the region that grows from a block, which stands at a linear address: RIP's unless given. */
+  #translateFrom({ block, wanted, held: kept }: Seed, linear = this.#linearOf(block)): void {
     const pages = new Map<number, number>();
     const warm = new Set<CachedBlock>();
     const begun = new Set<CachedBlock>();
@@ -179,7 +179,9 @@ export class Translator {
       ...this.#source,
       page: (distance) => {
         let page = pages.get(distance);
-        if (page === undefined) pages.set(distance, (page = this.#pageAfter(block, distance)));
+        if (page === undefined) {
+          pages.set(distance, (page = this.#pageAfter(block.modeKey, linear, distance)));
+        }
         return page;
       },
       warm: (candidate) => {
@@ -205,7 +207,7 @@ export class Translator {
         .filter((entry) => !this.#byEntry.has(entry.block)),
       slot,
       origin: {
-        linear: this.#linearOf(block),
+        linear,
         pages: [...pages],
         warm: [...warm],
         wanted: [...wanted],
@@ -427,6 +429,7 @@ export class Translator {
     const again = [...old]
       .map((translation) => ({
         seed: this.#again(translation),
+        linear: translation.origin.linear,
         nodes: translation.nodes.length,
         entries: this.#entriesOf(translation),
       }))
@@ -434,15 +437,17 @@ export class Translator {
     for (const translation of old) this.#drop(translation);
     this.#cpu.accounting.count('retranslation', again.length);
     let sum = 0;
-    for (const { seed, nodes } of again) {
+    for (const { seed, linear, nodes } of again) {
       if (this.#byEntry.has(seed.block)) continue;
       if (sum === 0 || sum + nodes <= ANEW_NODES_MAX) {
         sum += nodes;
-        this.#translateFrom(seed);
+        // RIP is somewhere else. Where code stands elsewhere too by now, the guards of other pages find out.
+        this.#translateFrom(seed, linear);
       } else {
         this.#seeds.set(seed.block, seed);
       }
     }
+    // What was translated may hold these blocks too, and have cooled them.
     for (const { address } of this.#seeds.keys()) this.#arena.i32[(address + BLOCK.heat) >> 2] = 1;
     this.#compile();
   }
@@ -563,26 +568,33 @@ export class Translator {
     return lifted?.instructions.length === block.count ? lifted : undefined;
   }
 
-  /** Linear address of the block that RIP stands at, signed for 64-bit code, plus `offset`. */
-  #linearOf(block: CachedBlock, offset = 0): number {
+  /** Linear address of the block that RIP stands at, signed for 64-bit code. */
+  #linearOf({ modeKey }: CachedBlock): number {
     const { u32, i32 } = this.#cpu;
-    const code64 = (block.modeKey & MODE.codeSizeMask) === MODE.code64;
     const rip = i32[(RIP >> 2) + 1]! * TWO_32 + u32[RIP >> 2]!;
-    const linear = rip + (code64 ? 0 : u32[CTL.codeBase >> 2]!) + offset;
-    return code64 ? linear : ((linear % TWO_32) + TWO_32) % TWO_32;
+    return wrapped(modeKey, isCode64(modeKey) ? rip : rip + u32[CTL.codeBase >> 2]!);
   }
 
-  /** Arena address of the linear page `pages` after that of a block's start, -1 when the TLB does not know it. */
-  #pageAfter(block: CachedBlock, pages: number): number {
+  /** Arena address of the linear page `pages` after that of a linear address, -1 when the TLB does not know it. */
+  #pageAfter(modeKey: number, linear: number, pages: number): number {
     const { u32, i32 } = this.#cpu;
-    const linear = this.#linearOf(block, pages * PAGE);
-    const page = Math.floor(linear / PAGE);
+    const at = wrapped(modeKey, linear + pages * PAGE);
+    const page = Math.floor(at / PAGE);
     const entry = (u32[CTL.tlbBank >> 2]! + (page & (TLB.entries - 1)) * TLB.entrySize) >> 2;
-    const low = (linear | 0) & -PAGE;
+    const low = (at | 0) & -PAGE;
     if (i32[entry + (TLB.execTag >> 2)] !== low) return -1;
-    if (i32[entry + (TLB.execTag >> 2) + 1] !== Math.floor(linear / TWO_32)) return -1;
+    if (i32[entry + (TLB.execTag >> 2) + 1] !== Math.floor(at / TWO_32)) return -1;
     return (low + i32[entry + (TLB.addend >> 2)]!) >>> 0;
   }
+}
+
+function isCode64(modeKey: number): boolean {
+  return (modeKey & MODE.codeSizeMask) === MODE.code64;
+}
+
+/** A linear address within what code of a mode can reach: 32 bits, or 64 signed. */
+function wrapped(modeKey: number, linear: number): number {
+  return isCode64(modeKey) ? linear : ((linear % TWO_32) + TWO_32) % TWO_32;
 }
 
 /** Whether an operation accesses the guest's memory. */
