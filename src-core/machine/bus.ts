@@ -49,7 +49,7 @@ interface PortRange {
 
 /** The 64 Ki I/O ports. Unclaimed ports read all ones and swallow writes. */
 export class PortBus {
-  readonly #owner: (PortRange | undefined)[] = new Array<PortRange | undefined>(0x10000);
+  readonly #owner = new Map<number, PortRange>();
   /** Every port write passes here first when set (`--log-port`). */
   onWrite: ((port: number, size: number, value: number) => void) | undefined;
 
@@ -57,25 +57,25 @@ export class PortBus {
   register(first: number, last: number, device: string, handler: PortHandler): void {
     const range = { first, last, handler, device };
     for (let port = first; port <= last; port++) {
-      const other = this.#owner[port];
+      const other = this.#owner.get(port);
       if (other)
         throw new Error(`port 0x${port.toString(16)} wanted by ${device} belongs to ${other.device}`);
-      this.#owner[port] = range;
+      this.#owner.set(port, range);
     }
   }
 
   /** Gives ports back (a BAR that moved). */
   unregister(first: number, last: number): void {
-    for (let port = first; port <= last; port++) this.#owner[port] = undefined;
+    for (let port = first; port <= last; port++) this.#owner.delete(port);
   }
 
   /** The device that owns a port, or undefined. */
   deviceAt(port: number): string | undefined {
-    return this.#owner[port & 0xffff]?.device;
+    return this.#owner.get(port & 0xffff)?.device;
   }
 
   read(port: number, size: number): number {
-    const owner = this.#owner[port];
+    const owner = this.#owner.get(port);
     if (owner && (size === 1 || (!owner.handler.byteOnly && port + size - 1 <= owner.last))) {
       return owner.handler.readPort(port, size) >>> 0;
     }
@@ -91,7 +91,7 @@ export class PortBus {
   }
 
   #write(port: number, size: number, value: number): void {
-    const owner = this.#owner[port];
+    const owner = this.#owner.get(port);
     if (owner && (size === 1 || (!owner.handler.byteOnly && port + size - 1 <= owner.last))) {
       owner.handler.writePort(port, size, value);
     } else if (size > 1) {

@@ -1,4 +1,4 @@
-import { Code, Decoder, DecoderError, DecoderOptions, Instruction } from 'iced-x86';
+import { Code, Decoder, DecoderError, DecoderOptions, Instruction } from './iced.ts';
 import type { CodeSize } from './mode.ts';
 
 /** The longest x86 instruction, bytes; longer ones raise #GP(0) (Intel SDM volume 2, section 2.3.11). */

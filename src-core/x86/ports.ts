@@ -3,18 +3,21 @@ import { portBreakpoints } from './debug.ts';
 import { checkIoPermission } from './io-permission.ts';
 import { CTL } from './layout.ts';
 
-/** How ports are named in exit accounting, made when first used. */
-const names = new Array<string | undefined>(0x10000);
+/** Names of ports, made when first used. */
+const names = new Map<number, string>();
 
-function name(port: number): string {
-  return (names[port] ??= `0x${port.toString(16)}`);
+/** How a port is named in exit accounting. */
+export function portName(port: number): string {
+  let name = names.get(port);
+  if (name === undefined) names.set(port, (name = `0x${port.toString(16)}`));
+  return name;
 }
 
 /** Permission, breakpoints (told of after the instruction) and the detail of the exit, which the engine counts. */
 function before(cpu: Cpu, port: number, size: number): void {
   checkIoPermission(cpu, port, size);
   cpu.set32(CTL.pendingDebug, cpu.get32(CTL.pendingDebug) | portBreakpoints(cpu, port, size));
-  cpu.accounting.detail('portIo', name(port));
+  cpu.accounting.detail('portIo', portName(port));
 }
 
 /** IN's access of 1, 2 or 4 bytes: #GP(0) where CPL may not. */

@@ -6,8 +6,8 @@ import {
   MemorySizeExt,
   Mnemonic,
   OpCodeOperandKind as Kind,
-} from 'iced-x86';
-import type { OpCodeOperandKind } from 'iced-x86';
+} from '../../x86/iced.ts';
+import type { OpCodeOperandKind } from '../../x86/iced.ts';
 import type { Bits } from './operands.ts';
 
 export interface CodeEntry {

@@ -1,6 +1,6 @@
 /** Choosing the encoding of one instruction and writing its bytes. */
-import { Encoder, Instruction, OpCodeOperandKind as Kind, OpKind, Register } from 'iced-x86';
-import type { OpCodeOperandKind } from 'iced-x86';
+import { Encoder, Instruction, OpCodeOperandKind as Kind, OpKind, Register } from '../../x86/iced.ts';
+import type { OpCodeOperandKind } from '../../x86/iced.ts';
 import { canonicalName, codesNamed } from './codes.ts';
 import type { CodeEntry } from './codes.ts';
 import { AssemblyError } from './expression.ts';

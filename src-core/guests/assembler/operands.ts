@@ -1,5 +1,5 @@
 /** The operands of an instruction as the builder takes them. */
-import { Register } from 'iced-x86';
+import { Register } from '../../x86/iced.ts';
 import { toExpression } from './expression.ts';
 import type { Expression, Value } from './expression.ts';
 

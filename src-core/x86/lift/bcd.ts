@@ -1,4 +1,4 @@
-import { Mnemonic } from 'iced-x86';
+import { Mnemonic } from '../iced.ts';
 import { FLAG_AF, FLAG_CF, FLAG_PF, FLAG_SF, FLAG_ZF, FLAGS_ARITHMETIC } from '../bits.ts';
 import { defineCallout } from '../callout.ts';
 import type { Cpu } from '../cpu.ts';

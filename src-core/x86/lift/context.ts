@@ -1,4 +1,4 @@
-import { type Instruction, MemorySizeExt, OpKind, Register } from 'iced-x86';
+import { type Instruction, MemorySizeExt, OpKind, Register } from '../iced.ts';
 import { IrBuilder } from '../../ir/builder.ts';
 import type { Bits, Loc } from '../../ir/op.ts';
 import { ACCESS_INFO, SEGLIN_ALIGNED, SEGLIN_WRITE } from '../../ir/ops/memory.ts';

@@ -1,4 +1,4 @@
-import { Code, Mnemonic, OpKind, Register } from 'iced-x86';
+import { Code, Mnemonic, OpKind, Register } from '../iced.ts';
 import type { Bits, Loc } from '../../ir/op.ts';
 import { CONDITIONS } from '../../ir/ops/flags.ts';
 import { RBP, RCX, RSP } from '../layout.ts';

@@ -1,4 +1,4 @@
-import { Code, Mnemonic } from 'iced-x86';
+import { Code, Mnemonic } from '../iced.ts';
 import { FLAG_OF } from '../bits.ts';
 import { defineCallout } from '../callout.ts';
 import { callFar, jumpFar, returnFar, type OperandSize } from '../far.ts';

@@ -1,4 +1,4 @@
-import { Mnemonic } from 'iced-x86';
+import { Mnemonic } from '../iced.ts';
 import type { Bits, Loc } from '../../ir/op.ts';
 import { RAX, RCX, RDX } from '../layout.ts';
 import { type LiftContext, UndefinedInstruction } from './context.ts';

@@ -1,4 +1,4 @@
-import { Mnemonic, OpKind } from 'iced-x86';
+import { Mnemonic, OpKind } from '../iced.ts';
 import { defineCallout } from '../callout.ts';
 import { checkIoPermission } from '../io-permission.ts';
 import { RAX, RDI, RDX, RSI } from '../layout.ts';

@@ -1,4 +1,4 @@
-import { Register } from 'iced-x86';
+import { Register } from '../iced.ts';
 import type { Bits, Loc } from '../../ir/op.ts';
 import { CS, DS, ES, FS, GPR, GS, SS, XMM } from '../layout.ts';
 

@@ -1,4 +1,4 @@
-import { Code, Mnemonic, Register } from 'iced-x86';
+import { Code, Mnemonic, Register } from '../iced.ts';
 import type { Bits, Loc } from '../../ir/op.ts';
 import { FLAG_ZF, TYPE_CODE, TYPE_WRITABLE } from '../bits.ts';
 import { defineCallout } from '../callout.ts';

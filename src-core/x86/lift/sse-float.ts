@@ -1,5 +1,5 @@
 /** SSE floating-point instructions: the exact callouts of fpu/sse-float.ts. */
-import { Mnemonic } from 'iced-x86';
+import { Mnemonic } from '../iced.ts';
 import type { Loc } from '../../ir/op.ts';
 import { CHECK } from '../fpu/check.ts';
 import {

@@ -1,5 +1,5 @@
 /** MMX and SSE integer arithmetic, comparison, packing, shifts and logic, most of it straight wasm SIMD. */
-import { Mnemonic } from 'iced-x86';
+import { Mnemonic } from '../iced.ts';
 import type { Loc } from '../../ir/op.ts';
 import { compareStrings, crc32, STRINGS } from '../fpu/sse-strings.ts';
 import { RAX, RDX } from '../layout.ts';

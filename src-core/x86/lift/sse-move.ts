@@ -1,5 +1,5 @@
 /** MMX and SSE moves: whole registers, parts of them, lanes (Intel SDM volume 2, MOVAPS and so on). */
-import { Mnemonic, OpKind } from 'iced-x86';
+import { Mnemonic, OpKind } from '../iced.ts';
 import type { Bits, Loc } from '../../ir/op.ts';
 import { CHECK } from '../fpu/check.ts';
 import { ldmxcsr, maskedStore } from '../fpu/sse-control.ts';

@@ -1,4 +1,4 @@
-import { Mnemonic, OpKind, Register } from 'iced-x86';
+import { Mnemonic, OpKind, Register } from '../iced.ts';
 import type { Bits, Loc } from '../../ir/op.ts';
 import { RAX, RCX, RDI, RSI } from '../layout.ts';
 import { MODE } from '../mode.ts';

@@ -1,4 +1,4 @@
-import { Mnemonic } from 'iced-x86';
+import { Mnemonic } from '../iced.ts';
 import type { Bits } from '../../ir/op.ts';
 import { cliCallout, popfCallout, pushfCallout, stiCallout } from '../system-flags.ts';
 import type { LiftContext } from './context.ts';

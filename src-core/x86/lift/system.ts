@@ -1,4 +1,4 @@
-import { Mnemonic, Register } from 'iced-x86';
+import { Mnemonic, Register } from '../iced.ts';
 import type { Callout } from '../callout.ts';
 import {
   cacheFlush,

@@ -1,4 +1,4 @@
-import type { Mnemonic } from 'iced-x86';
+import type { Mnemonic } from '../iced.ts';
 import type { LiftContext } from './context.ts';
 
 /** Emits the IR of one instruction; throws UndefinedInstruction for encodings that raise #UD. */

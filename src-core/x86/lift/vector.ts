@@ -1,5 +1,5 @@
 /** What the lifters of MMX and SSE instructions share. */
-import { Register } from 'iced-x86';
+import { Register } from '../iced.ts';
 import type { Loc } from '../../ir/op.ts';
 import { ACCESS_INFO } from '../../ir/ops/memory.ts';
 import { CHECK } from '../fpu/check.ts';

@@ -1,4 +1,4 @@
-import { MemorySize, Mnemonic, Register } from 'iced-x86';
+import { MemorySize, Mnemonic, Register } from '../iced.ts';
 import type { Loc } from '../../ir/op.ts';
 import { X87_FIELD } from '../../ir/ops/float-x87-emitter.ts';
 import type { Callout } from '../callout.ts';

@@ -6,18 +6,13 @@ import { MSR_INDEX, readMsr, writeMsr } from '../../../x86/msr.ts';
 import { PhysicalMemory } from '../../../x86/physical.ts';
 import { EXIT_IO, EXIT_MMIO, EXIT_MSR, RUN, SREGS } from './layout.ts';
 import { exportMsr, isKept } from './model-registers.ts';
+import { portName } from '../../../x86/ports.ts';
 import { exportTsc } from './tsc.ts';
 import type { KvmVcpu } from './vcpu.ts';
 
 const K = ARENA.kvmRun;
 const EXIT = K + RUN.exit;
 const TWO_32 = 0x100000000;
-
-const portNames = new Array<string | undefined>(0x10000);
-
-function portName(port: number): string {
-  return (portNames[port] ??= `0x${port.toString(16)}`);
-}
 
 /** What the guest asks of the machine at an exit. KVM finishes the instruction when it is run again. */
 export class ExitHandlers {

@@ -1,4 +1,4 @@
-import { InstructionInfoFactory, OpAccess } from 'iced-x86';
+import { InstructionInfoFactory, OpAccess } from '../../../x86/iced.ts';
 import { ARENA } from '../../../machine/arena.ts';
 import type { Cpu } from '../../../x86/cpu.ts';
 import { BlockDecoder, INSTRUCTION_BYTES_MAX } from '../../../x86/decoder.ts';

@@ -1,4 +1,4 @@
-import { Decoder, DecoderError, DecoderOptions, Formatter, FormatterSyntax } from 'iced-x86';
+import { Decoder, DecoderError, DecoderOptions, Formatter, FormatterSyntax } from '../../../x86/iced.ts';
 import type { CodeSize } from '../../../x86/mode.ts';
 
 export interface GuestLine {
