@@ -18,7 +18,17 @@ it('tells which branches are likely, where the engine looks for that', () => {
   const { module: compiled } = module.compile(1);
   const [section] = WebAssembly.Module.customSections(compiled, 'metadata.code.branch_hint');
   // One function, the third; its locals are declared in 3 bytes, then come block (2), local.get (2), if (2), end (1), local.get (2).
-  expect([...new Uint8Array(section ?? new ArrayBuffer(0))]).toEqual([1, 2, 2, 3 + 2 + 2, 1, 0, 3 + 2 + 2 + 2 + 1 + 2, 1, 1]);
+  expect([...new Uint8Array(section ?? new ArrayBuffer(0))]).toEqual([
+    1,
+    2,
+    2,
+    3 + 2 + 2,
+    1,
+    0,
+    3 + 2 + 2 + 2 + 1 + 2,
+    1,
+    1,
+  ]);
 });
 
 it('writes modules one after the other from the same buffers', () => {
