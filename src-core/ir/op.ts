@@ -98,6 +98,8 @@ export interface OpGen {
   callout(callout: Callout): void;
   /** The same for the callout that the operation itself names. */
   calloutOfOp(): void;
+  /** The same as callout for what hardly ever happens: the operation is done once more where that costs less room. */
+  rareCallout(callout: Callout): void;
   /**
    * Calls what an engine has for the plain cases of an operation and pushes (i32) whether that did all there is to do; else
    * nothing was done. It reads and writes no general register, no flags and no temporary.
@@ -106,14 +108,14 @@ export interface OpGen {
   /** The same as calloutOfOp for a run of string iterations (x86/string-bulk.ts), which an engine may do by itself. */
   stringRun(): void;
   /**
-   * Pushes what is in the guest's memory at the linear address in local `address` (i32 for addresses of 32 bits, else
-   * i64): i32 up to 4 bytes, i64 for 8, v128 for 16. `forWrite` asks for write permission too (read-modify-write).
-   * Field c says which segment's fault a non-canonical address raises and whether 16 bytes must be aligned
-   * (ACCESS_INFO). The operation has changed nothing before.
+   * Pushes what is in the guest's memory at a linear address, which `address` puts into a local where it is needed (i32
+   * for addresses of 32 bits, else i64): i32 up to 4 bytes, i64 for 8, v128 for 16. `forWrite` asks for write permission
+   * too (read-modify-write). Field c says which segment's fault a non-canonical address raises and whether 16 bytes must
+   * be aligned (ACCESS_INFO). The operation has changed nothing before.
    */
-  load(address: number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void;
-  /** Stores local `value` (i32 up to 4 bytes, i64 for 8, v128 for 16) to the guest's memory. Likewise. */
-  store(address: number, width: 32 | 64, bytes: AccessBytes, value: number): void;
+  load(address: () => number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void;
+  /** Stores what `value` pushes (i32 up to 4 bytes, i64 for 8, v128 for 16) to the guest's memory. Likewise. */
+  store(address: () => number, width: 32 | 64, bytes: AccessBytes, value: () => void): void;
   /** Ends the block: RIP += the immediate, truncated to the code size. */
   jump(codeBits: 16 | 32 | 64): void;
   /** Ends the block: RIP += the immediate where `condition` pushes non-zero (i32), else field c. */

@@ -1,9 +1,14 @@
-import type { BlockType, ValueType } from './opcodes.ts';
+import { type BlockType, i32, i64, type ValueType } from './opcodes.ts';
 
 const CAPACITY = 4096;
 /** Buffers given back, for the next writers: V8 would free them late, and translating asks for many. */
 const spareBuffers: Uint8Array<ArrayBuffer>[] = [];
 const SPARE_MAX = 32;
+const LOCAL_SET = 0x21;
+const LOCAL_TEE = 0x22;
+/** Constants of zero, told from other instructions by numbers that no opcode has. */
+const I32_ZERO = 0x100_0041;
+const I64_ZERO = 0x100_0042;
 
 /** Bytes of a wasm binary, written in place into a buffer that grows by doubling. */
 export class ByteWriter {
@@ -87,12 +92,17 @@ export class ByteWriter {
 
 /**
  * The body of one wasm function. Locals are allocated as they are asked for; instructions are appended in wasm's
- * own stack order.
+ * own stack order. A few pairs that say too much are written shorter: V8 keeps the binary as long as the code lives.
  */
 export class CodeWriter {
   readonly code = new ByteWriter();
   readonly #params: number;
   readonly #locals: ValueType[] = [];
+  /** The instruction before the next one, where it began and ended; stale when the code goes on elsewhere. */
+  #last = -1;
+  #lastAt = 0;
+  #lastEnd = -1;
+  #lastLocal = 0;
   /** How many blocks are open: `depth - (depth inside the target)` is a branch's label. */
   depth = 0;
   /** In the order of their places, which count from the first instruction. */
@@ -114,10 +124,36 @@ export class CodeWriter {
     return this;
   }
 
+  /** The next instruction begins: whether the one before it was this one. */
+  #follows(opcode: number): boolean {
+    return this.#last === opcode && this.#lastEnd === this.code.length;
+  }
+
+  /** An instruction that others may be joined with was written from `at` on. */
+  #wrote(opcode: number, at: number): void {
+    this.#last = opcode;
+    this.#lastAt = at;
+    this.#lastEnd = this.code.length;
+  }
+
+  /** Takes back the instruction before, if it was this one and no other path leads behind it. */
+  takeBack(opcode: number): boolean {
+    if (!this.#follows(opcode)) return false;
+    this.code.length = this.#lastAt;
+    this.#last = -1;
+    return true;
+  }
+
   /** An instruction without immediates (arithmetic, comparison, conversion, SIMD). */
   op(opcode: number): this {
-    if (opcode < 0x100) this.code.byte(opcode);
-    else {
+    if (opcode === i32.add && this.takeBack(I32_ZERO)) return this;
+    if (opcode === i64.add && this.takeBack(I64_ZERO)) return this;
+    if (opcode === i32.wrap_i64 && this.takeBack(i64.extend_i32_u)) return this;
+    const at = this.code.length;
+    if (opcode < 0x100) {
+      this.code.byte(opcode);
+      if (opcode === i64.extend_i32_u) this.#wrote(opcode, at);
+    } else {
       this.code.byte(opcode >>> 16);
       this.code.u32(opcode & 0xffff);
     }
@@ -140,11 +176,15 @@ export class CodeWriter {
     return this;
   }
   i32Const(value: number): this {
+    const at = this.code.length;
     this.code.byte(0x41).s32(value);
+    if (value === 0) this.#wrote(I32_ZERO, at);
     return this;
   }
   i64Const(value: bigint): this {
+    const at = this.code.length;
     this.code.byte(0x42).s64(value);
+    if (value === 0n) this.#wrote(I64_ZERO, at);
     return this;
   }
   f64Const(value: number): this {
@@ -160,15 +200,23 @@ export class CodeWriter {
     return this;
   }
   get(local: number): this {
+    if (this.#follows(LOCAL_SET) && this.#lastLocal === local) {
+      this.code.bytes[this.#lastAt] = LOCAL_TEE;
+      this.#last = -1;
+      return this;
+    }
     this.code.byte(0x20).u32(local);
     return this;
   }
   set(local: number): this {
-    this.code.byte(0x21).u32(local);
+    const at = this.code.length;
+    this.code.byte(LOCAL_SET).u32(local);
+    this.#lastLocal = local;
+    this.#wrote(LOCAL_SET, at);
     return this;
   }
   tee(local: number): this {
-    this.code.byte(0x22).u32(local);
+    this.code.byte(LOCAL_TEE).u32(local);
     return this;
   }
   block(type: BlockType = 0x40): this {

@@ -92,6 +92,25 @@ const POLLED = BigInt((20_000 * 20_001) / 2);
 const POLLED_INSTRUCTIONS = 3 + 6 + 3 + 2 * 4 * 20_000;
 
 describe('the translator', () => {
+  it('takes conditional jumps and falls through where targets are checked against the limit of CS', () => {
+    const { cpu, engine } = machine(`
+      mov ecx, 100000
+      xor eax, eax
+    again:
+      test cl, 1
+      jz even
+      add eax, ecx
+    even:
+      dec ecx
+      jg again
+      hlt`);
+    cpu.setSegment(1, { selector: 8, attributes: 0x409b, limit: 0xfffff, base: 0n });
+    cpu.updateMode();
+    runToHalt(engine);
+    expect(cpu.gpr(0)).toBe(2_500_000_000n);
+    expect(engine.translatorStatistics().entries).toBeGreaterThan(0);
+  });
+
   it('runs a loop as translated code, with the instructions counted exactly', () => {
     const { cpu, engine } = machine(`
       mov ecx, 100000
@@ -279,8 +298,9 @@ describe('the translator', () => {
   });
 
   it.each([
-    ['blocks, chained', {}, { microOpBytes: 512 * 1024 }],
-    ['blocks, not chained', { chaining: false }, { microOpBytes: 512 * 1024 }],
+    // Translated at once: the blocks are all in use, but for how often they are executed.
+    ['blocks, chained', { threshold: 2 }, { microOpBytes: 256 * 1024 }],
+    ['blocks, not chained', { chaining: false, threshold: 2 }, { microOpBytes: 256 * 1024 }],
     ['regions, chained', {}, { regionSlots: 20 }],
     ['regions, not chained', { chaining: false }, { regionSlots: 20 }],
   ])('evicts piece by piece, code that goes on to what goes included (%s)', (_, options, limits) => {

@@ -3,8 +3,9 @@ import type { LiftedBlock } from '../../x86/lift/block.ts';
 import { PAGE_RECORD } from '../../x86/layout.ts';
 import { MODE } from '../../x86/mode.ts';
 import { recordOf } from '../../x86/tlb.ts';
+import { BlockRoom } from './block-room.ts';
 import { type CachedBlock, readBlock, regionCell, sizeOfBlock, writeOps } from './cached-block.ts';
-import { BLOCK, LOOKUP, lookupIndex, UOP } from './exit.ts';
+import { BLOCK, LOOKUP, lookupIndex } from './exit.ts';
 
 const PAGE = 4096;
 const PAGE_SHIFT = 12;
@@ -17,22 +18,25 @@ const BUCKETS = 65536;
 export interface BlockCacheOptions {
   /** Executions until a block is hot; 0: never. */
   heat: number;
+  /** Whether a block that someone asked for by name is in use, though it may not be executed itself. */
+  isHeld: (block: CachedBlock) => boolean;
   /** Hears of blocks that someone asked for by name and whose code changed. */
   onDeath: (block: CachedBlock) => void;
   /** Hears of such blocks, dead ones too, whose micro-ops make way for others. */
   onEviction: (block: CachedBlock) => void;
   /** Given, code that keeps being changed grows hot later and later, and this is told each time. */
   onRewritten: (() => void) | undefined;
-  /** Bytes to use of the arena's room for micro-ops. */
+  /** Bytes to use of the arena's room for micro-ops, at first and at most. */
   size?: number;
+  sizeMax?: number;
 }
 
+/** Bytes of micro-ops kept at first: after a boot of Linux two thirds of the blocks are never executed again. */
+const SIZE = 6 << 20;
 /** Code rewritten more often than this needs no more executions to be hot than after as many rewrites: 64 times as many. */
 const REWRITES_MAX = 6;
 /** Places to remember the rewrites of. */
 const REWRITTEN_PLACES_MAX = 4096;
-/** The micro-op cache is filled segment by segment, round and round; a segment's blocks are forgotten together. */
-const SEGMENTS = 16;
 
 /**
  * The micro-op cache: blocks by the arena address of their code and their mode, and which pages hold code. Blocks are known
@@ -50,13 +54,10 @@ export class BlockCache {
   readonly #pages = new Map<number, number>();
   /** The first of the live blocks of each bucket. The table wasm looks in has two places for several: those put out of it stay here. */
   readonly #buckets = new Int32Array(BUCKETS);
-  #next: number = ARENA.uops;
+  readonly #room: BlockRoom;
   #nextId = 0;
-  #segment = 0;
-  readonly #segmentSize: number;
-  /** Up to where each segment is filled; arena addresses. */
-  readonly #segmentEnds: number[];
   readonly #heat: number;
+  readonly #isHeld: (block: CachedBlock) => boolean;
   readonly #onDeath: (block: CachedBlock) => void;
   readonly #onEviction: (block: CachedBlock) => void;
   readonly #onRewritten: (() => void) | undefined;
@@ -71,15 +72,30 @@ export class BlockCache {
     arena: Arena,
     protectPage: (arenaPage: number) => void,
     unprotectPage: (arenaPage: number) => void,
-    { heat, onDeath, onEviction, onRewritten, size = ARENA.uopsSize }: BlockCacheOptions,
+    {
+      heat,
+      isHeld,
+      onDeath,
+      onEviction,
+      onRewritten,
+      size = SIZE,
+      sizeMax = ARENA.uopsSize,
+    }: BlockCacheOptions,
   ) {
     this.#heat = heat;
     this.#onDeath = onDeath;
     this.#onEviction = onEviction;
     this.#onRewritten = onRewritten;
-    this.#segmentSize = Math.floor(size / SEGMENTS / UOP.size) * UOP.size;
-    this.#segmentEnds = Array.from({ length: SEGMENTS }, (_, segment) => this.#segmentStart(segment));
+    this.#isHeld = isHeld;
     this.#arena = arena;
+    this.#room = new BlockRoom({
+      arena,
+      start: ARENA.uops,
+      size,
+      sizeMax,
+      keeps: (address) => this.#keeps(address),
+      onEviction: (addresses) => this.#evict(addresses),
+    });
     this.#protectPage = protectPage;
     this.#unprotectPage = unprotectPage;
     this.#clearTable();
@@ -92,37 +108,22 @@ export class BlockCache {
 
   // ---- room ----------------------------------------------------------------------------------------------------
 
-  #segmentStart(segment: number): number {
-    return ARENA.uops + segment * this.#segmentSize;
-  }
-
-  /** Room for `bytes`; the oldest blocks make way where there is none. */
-  #reserve(bytes: number): number {
-    if (this.#next + bytes > this.#segmentStart(this.#segment + 1)) {
-      this.#segment = (this.#segment + 1) % SEGMENTS;
-      this.#evict(this.#segment);
-      this.#next = this.#segmentStart(this.#segment);
-    }
-    const address = this.#next;
-    this.#next += bytes;
-    this.#segmentEnds[this.#segment] = this.#next;
-    return address;
-  }
-
-  /** The blocks of a segment, live and dead. */
-  *#blocksOf(segment: number): Generator<number> {
+  /** Whether a block stays when the hand of the clock comes by: part of a region, or executed since it last did. */
+  #keeps(address: number): boolean {
+    if (this.#isDead(address)) return false;
     const { u16, u32 } = this.#arena;
-    const end = this.#segmentEnds[segment]!;
-    for (let address = this.#segmentStart(segment); address < end;) {
-      yield address;
-      address += sizeOfBlock(u16[(address + BLOCK.ops) >> 1]!, u32[(address + BLOCK.count) >> 2]!);
-    }
+    const block = this.#blocks[u32[(address + BLOCK.index) >> 2]!];
+    const heat = u16[(address + BLOCK.heat) >> 1]!;
+    const seen = (address + BLOCK.heatSeen) >> 1;
+    const executed = u16[seen] !== heat;
+    u16[seen] = heat;
+    return executed || (block !== undefined && this.#isHeld(block));
   }
 
-  #evict(segment: number): void {
+  #evict(addresses: readonly number[]): void {
     const { u32 } = this.#arena;
     const pages = new Set<number>();
-    for (const address of this.#blocksOf(segment)) {
+    for (const address of addresses) {
       if (!this.#isDead(address)) this.#remove(address);
       for (const page of this.#pagesOf(address)) pages.add(page);
       const index = u32[(address + BLOCK.index) >> 2]!;
@@ -131,10 +132,7 @@ export class BlockCache {
       this.#blocks[index] = undefined;
       this.#freeIndexes.push(index);
     }
-    const start = this.#segmentStart(segment);
-    const end = this.#segmentEnds[segment]!;
-    for (const page of pages) this.#filter(page, (address) => address < start || address >= end);
-    this.#segmentEnds[segment] = start;
+    for (const page of pages) this.#filter(page, () => true);
   }
 
   /** Forgets everything. */
@@ -148,11 +146,7 @@ export class BlockCache {
     this.#blocks.length = 0;
     this.#freeIndexes.length = 0;
     this.#indexes = 0;
-    for (let segment = 0; segment < SEGMENTS; segment++) {
-      this.#segmentEnds[segment] = this.#segmentStart(segment);
-    }
-    this.#segment = 0;
-    this.#next = ARENA.uops;
+    this.#room.clear();
     this.#clearTable();
   }
 
@@ -261,7 +255,7 @@ export class BlockCache {
   add(lifted: LiftedBlock, code: number, modeKey: number, secondPage: number, listed = true): number {
     const { u16, u32 } = this.#arena;
     const { ops, instructions, bytes } = lifted;
-    const address = this.#reserve(sizeOfBlock(ops.length, instructions.length));
+    const address = this.#room.reserve(sizeOfBlock(ops.length, instructions.length));
     const index = this.#freeIndexes.pop() ?? this.#indexes++;
     const at = address >> 2;
     u32[at + (BLOCK.count >> 2)] = instructions.length;
@@ -269,8 +263,11 @@ export class BlockCache {
     u32[at + (BLOCK.index >> 2)] = index;
     u32[at + (BLOCK.secondPage >> 2)] = secondPage;
     // Blocks of single steps are entered one by one: never hot.
-    u32[at + (BLOCK.heat >> 2)] = (modeKey & MODE.single) !== 0 ? 0 : this.#heatAt(code, modeKey);
-    u32[at + (BLOCK.resumes >> 2)] = 0;
+    const heat = (modeKey & MODE.single) !== 0 ? 0 : this.#heatAt(code, modeKey);
+    u32[at + (BLOCK.heat >> 2)] = heat;
+    u16[(address + BLOCK.resumes) >> 1] = 0;
+    // To stay, it is to be executed a second time.
+    u16[(address + BLOCK.heatSeen) >> 1] = heat - 1;
     u16[(address + BLOCK.ops) >> 1] = ops.length;
     u16[(address + BLOCK.mode) >> 1] = modeKey;
     u32[at + (BLOCK.code >> 2)] = code;

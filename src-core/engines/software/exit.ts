@@ -31,8 +31,10 @@ export const BLOCK = {
   secondPage: 12,
   /** i32: executions left until EXIT.hot. */
   heat: 16,
-  /** u32: how often regions were left in this block for the interpreter. */
+  /** u16: how often regions were left in this block for the interpreter. */
   resumes: 20,
+  /** u16: the low half of `heat` when it was last asked whether the block is still used. */
+  heatSeen: 22,
   /** u16: micro-ops. */
   ops: 24,
   /** u16: the mode key (14 bits), with bit `dead` set once the code was changed. */

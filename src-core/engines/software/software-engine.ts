@@ -86,9 +86,10 @@ export class SoftwareEngine implements Engine {
       (page) => cpu.mmu.unprotectCodePage(page),
       {
         heat: translator.tier === 0 ? NEVER_HOT : translator.threshold,
+        isHeld: (block) => this.#translator.holds(block),
         onDeath: (block) => this.#translator.blockDied(block),
         onEviction: (block) => this.#translator.blockEvicted(block),
-        ...(microOpBytes !== undefined && { size: microOpBytes }),
+        ...(microOpBytes !== undefined && { size: microOpBytes, sizeMax: microOpBytes }),
         onRewritten:
           translator.tier > 0 && translator.adaptive
             ? () => {

@@ -286,9 +286,16 @@ function defineStore(
       e.requirePlain(x);
       w.i32Const(0).set(stored.inexact).i32Const(0).set(stored.up);
       convert(e, x, stored);
-      g.b(64);
-      w.set(address);
-      g.store(address, 64, bytes, stored.value);
+      g.store(
+        () => {
+          g.b(64);
+          w.set(address);
+          return address;
+        },
+        64,
+        bytes,
+        () => w.get(stored.value),
+      );
       e.setInexact(stored.inexact, stored.up);
       e.noteInstruction();
       e.noteOperand();

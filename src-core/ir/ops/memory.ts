@@ -16,7 +16,7 @@ export const ACCESS_INFO = {
   aligned: 1 << 10,
 } as const;
 
-/** Linear address a + imm into a scratch local: i32 or i64 by its width. */
+/** Puts linear address a + imm into a scratch local: i32 or i64 by its width. */
 function address(g: OpGen, bits: 32 | 64): number {
   const { w } = g;
   const local = g.scratch(bits === 64 ? I64 : I32, 7);
@@ -39,38 +39,36 @@ for (const width of [32, 64] as const) {
     // 'ld.8.a32': dst = memory at the 32-bit address a + imm. 'ldw' is the load of a read-modify-write.
     for (const forWrite of [false, true]) {
       defineOp(`${forWrite ? 'ldw' : 'ld'}.${bits}.a${width}`, bits, { reads: 'a', leaves: true }, (g) => {
-        const at = address(g, width);
         const value = g.scratch(bits === 64 ? I64 : I32, 6);
-        g.load(at, width, bytes, forWrite);
+        g.load(() => address(g, width), width, bytes, forWrite);
         g.w.set(value);
         g.set(bits, () => g.w.get(value));
       });
     }
     // 'st.8.a32': memory at a + imm = b.
     defineOp(`st.${bits}.a${width}`, bits, { writes: false, leaves: true }, (g) => {
-      const at = address(g, width);
-      const value = g.scratch(bits === 64 ? I64 : I32, 6);
-      g.b(bits);
-      g.w.set(value);
-      g.store(at, width, bytes, value);
+      g.store(
+        () => address(g, width),
+        width,
+        bytes,
+        () => g.b(bits),
+      );
     });
   }
   // Loads that extend: 'ldzx.8' fills all 64 bits; 'ldsx.8.32' fills 32 by sign and clears the rest.
   for (const from of [8, 16, 32] as const) {
     const bytes = (from / 8) as 1 | 2 | 4;
     defineOp(`ldzx.${from}.a${width}`, 64, { reads: 'a', leaves: true }, (g) => {
-      const at = address(g, width);
       const value = g.scratch(I32, 6);
-      g.load(at, width, bytes, false);
+      g.load(() => address(g, width), width, bytes, false);
       g.w.set(value);
       g.set(64, () => g.w.get(value).op(i64.extend_i32_u));
     });
     for (const to of [16, 32, 64] as const) {
       if (to <= from) continue;
       defineOp(`ldsx.${from}.${to}.a${width}`, to, { reads: 'a', leaves: true }, (g) => {
-        const at = address(g, width);
         const value = g.scratch(I32, 6);
-        g.load(at, width, bytes, false);
+        g.load(() => address(g, width), width, bytes, false);
         if (from < 32) g.w.op(from === 8 ? i32.extend8_s : i32.extend16_s);
         g.w.set(value);
         g.set(to, () => {
@@ -82,19 +80,19 @@ for (const width of [32, 64] as const) {
   }
   for (const forWrite of [false, true]) {
     defineOp(`${forWrite ? 'ldw' : 'ld'}.128.a${width}`, 128, { reads: 'a', leaves: true }, (g) => {
-      const at = address(g, width);
       const value = g.scratch(V128, 6);
-      g.load(at, width, 16, forWrite);
+      g.load(() => address(g, width), width, 16, forWrite);
       g.w.set(value);
       g.set128(() => g.w.get(value));
     });
   }
   defineOp(`st.128.a${width}`, 128, { writes: false, leaves: true }, (g) => {
-    const at = address(g, width);
-    const value = g.scratch(V128, 6);
-    g.b128();
-    g.w.set(value);
-    g.store(at, width, 16, value);
+    g.store(
+      () => address(g, width),
+      width,
+      16,
+      () => g.b128(),
+    );
   });
 }
 
@@ -143,8 +141,13 @@ defineOp('seglin', 64, { leaves: true }, (g) => {
   w.i64Const(32n).op(i64.shr_u).op(i32.wrap_i64).set(attributes);
   g.bHalf(SEG_FIELD.limit);
   w.op(i32.wrap_i64).set(limit);
-  g.imm32();
-  w.i32Const(0xff).op(i32.and).set(last);
+  if (g.immediate === undefined) {
+    g.imm32();
+    w.i32Const(0xff).op(i32.and);
+  } else {
+    w.i32Const(g.immediate & 0xff);
+  }
+  w.set(last);
   const must = ATTR_P | ATTR_S;
   w.get(attributes)
     .i32Const(ATTR_UNUSABLE | ATTR_P | ATTR_S | TYPE_CODE | TYPE_EXPAND_DOWN)
@@ -152,9 +155,13 @@ defineOp('seglin', 64, { leaves: true }, (g) => {
     .i32Const(must)
     .op(i32.eq);
   // Writable, or not a write.
-  w.get(attributes).i32Const(TYPE_WRITABLE).op(i32.and).op(i32.eqz);
-  g.imm32();
-  w.i32Const(SEGLIN_WRITE).op(i32.and).i32Const(0).op(i32.ne).op(i32.and).op(i32.eqz).op(i32.and);
+  if (g.immediate === undefined) {
+    w.get(attributes).i32Const(TYPE_WRITABLE).op(i32.and).op(i32.eqz);
+    g.imm32();
+    w.i32Const(SEGLIN_WRITE).op(i32.and).i32Const(0).op(i32.ne).op(i32.and).op(i32.eqz).op(i32.and);
+  } else if ((g.immediate & SEGLIN_WRITE) !== 0) {
+    w.get(attributes).i32Const(TYPE_WRITABLE).op(i32.and).i32Const(0).op(i32.ne).op(i32.and);
+  }
   w.get(limit).get(last).op(i32.ge_u).op(i32.and);
   w.get(offset).get(limit).get(last).op(i32.sub).op(i32.le_u).op(i32.and);
   w.if();
@@ -163,6 +170,6 @@ defineOp('seglin', 64, { leaves: true }, (g) => {
     w.op(i32.wrap_i64).get(offset).op(i32.add).op(i64.extend_i32_u);
   });
   w.else();
-  g.callout(segmentAccess);
+  g.rareCallout(segmentAccess);
   w.end();
 });

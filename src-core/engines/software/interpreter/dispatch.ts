@@ -86,8 +86,8 @@ function emitResume(g: InterpreterGen, pc: number): void {
     .op(i32.mul);
   w.i32Const(BLOCK.header).op(i32.add).op(i32.add).set(pc);
   const resumes = g.scratch(I32, 2);
-  w.get(node).mem(i32.load, SITE.block).tee(node).get(node).mem(i32.load, BLOCK.resumes);
-  w.i32Const(1).op(i32.add).tee(resumes).mem(i32.store, BLOCK.resumes);
+  w.get(node).mem(i32.load, SITE.block).tee(node).get(node).mem(i32.load16_u, BLOCK.resumes);
+  w.i32Const(1).op(i32.add).tee(resumes).mem(i32.store16, BLOCK.resumes);
   w.get(resumes)
     .i32Const(RESUMES_PER_LOOK - 1)
     .op(i32.and)

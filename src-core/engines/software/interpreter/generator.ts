@@ -175,6 +175,9 @@ export class InterpreterGen implements OpGen {
     this.w.i32Const(callout.id).get(this.#pc).call(this.#called.callout);
     this.#leaveIfFaulted();
   }
+  rareCallout(callout: Callout): void {
+    this.callout(callout);
+  }
   calloutOfOp(): void {
     this.setState32(CTL.exitUop, () => this.w.get(this.#pc));
     this.#field(UOP.callout);
@@ -229,9 +232,9 @@ export class InterpreterGen implements OpGen {
     w.i32Const(info).op(i32.or);
   }
 
-  load(linear: number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void {
+  load(linear: () => number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void {
     const { w } = this;
-    const address = this.#wideAddress(linear, width);
+    const address = this.#wideAddress(linear(), width);
     const entry = this.scratch(I32, 10);
     const type = bytes === 16 ? V128 : bytes === 8 ? I64 : I32;
     w.block(type);
@@ -280,9 +283,12 @@ export class InterpreterGen implements OpGen {
     w.op(i32.and).op(i32.eqz).op(i32.and);
   }
 
-  store(linear: number, width: 32 | 64, bytes: AccessBytes, value: number): void {
+  store(linear: () => number, width: 32 | 64, bytes: AccessBytes, pushValue: () => void): void {
     const { w } = this;
-    const address = this.#wideAddress(linear, width);
+    const address = this.#wideAddress(linear(), width);
+    const value = this.scratch(bytes === 16 ? V128 : bytes === 8 ? I64 : I32, 6);
+    pushValue();
+    w.set(value);
     const entry = this.scratch(I32, 10);
     w.block();
     this.#probe(address, bytes, TLB.writeTag, entry);

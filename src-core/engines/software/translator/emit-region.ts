@@ -295,7 +295,8 @@ class RegionEmitter {
     const w = this.#w;
     this.#g.frame.pushRip(node.delta);
     w.i64Const(BigInt(offset)).op(i64.add);
-    if (codeBits !== 64) w.i64Const(codeBits === 16 ? 0xffffn : 0xffffffffn).op(i64.and);
+    if (codeBits === 16) w.i64Const(0xffffn).op(i64.and);
+    else if (codeBits === 32) w.op(i32.wrap_i64).op(i64.extend_i32_u);
     w.set(this.#g.frame.exitRip);
     this.#leave(undefined);
   }
@@ -373,7 +374,7 @@ class RegionEmitter {
     const entry = g.scratch(I32, 1);
     g.frame.pushRip(delta);
     w.i32Const(0).mem(i64.load, CTL.codeBase).op(i64.add);
-    if ((this.#region.modeKey & MODE.codeSizeMask) !== MODE.code64) w.i64Const(0xffffffffn).op(i64.and);
+    if ((this.#region.modeKey & MODE.codeSizeMask) !== MODE.code64) w.op(i32.wrap_i64).op(i64.extend_i32_u);
     w.tee(linear)
       .i64Const(7n)
       .op(i64.shr_u)

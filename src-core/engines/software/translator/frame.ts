@@ -81,7 +81,8 @@ export class RegionFrame {
     w.get(this.rip);
     if (delta !== 0) w.i64Const(BigInt(delta)).op(i64.add);
     const size = this.modeKey & MODE.codeSizeMask;
-    if (size !== MODE.code64) w.i64Const(size === MODE.code16 ? 0xffffn : 0xffffffffn).op(i64.and);
+    if (size === MODE.code16) w.i64Const(0xffffn).op(i64.and);
+    else if (size !== MODE.code64) w.op(i32.wrap_i64).op(i64.extend_i32_u);
   }
 
   storeRip(delta: number): void {

@@ -190,6 +190,10 @@ export class RegionGen implements OpGen {
   callout(callout: Callout): void {
     this.#callouts.call(callout.id);
   }
+  /** Left for the interpreter: storing and loading all state for a call would take more room than all else. */
+  rareCallout(): void {
+    this.out.resumeHere();
+  }
   calloutOfOp(): void {
     this.#callouts.calloutOfOp();
   }
@@ -202,10 +206,10 @@ export class RegionGen implements OpGen {
 
   // ---- memory --------------------------------------------------------------------------------------------------
 
-  load(address: number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void {
+  load(address: () => number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void {
     this.memory.load(address, width, bytes, forWrite);
   }
-  store(address: number, width: 32 | 64, bytes: AccessBytes, value: number): void {
+  store(address: () => number, width: 32 | 64, bytes: AccessBytes, value: () => void): void {
     this.memory.store(address, width, bytes, value);
   }
 

@@ -85,10 +85,10 @@ export class MemoryAccesses {
   }
 
   /** See OpGen.load. */
-  load(address: number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void {
+  load(address: () => number, width: 32 | 64, bytes: AccessBytes, forWrite: boolean): void {
     const { w, imports } = this.#frame;
     if (this.#isCallout()) {
-      this.#slowAccess(address, width, bytes, imports.slowLoad);
+      this.#slowAccess(address(), width, bytes, imports.slowLoad);
       const value = w.i32Const(0);
       if (bytes === 16) value.mem(v128.load, CTL.slowWide);
       else value.mem(bytes === 8 ? i64.load : i32.load, CTL.slowValue);
@@ -110,30 +110,32 @@ export class MemoryAccesses {
   }
 
   /** See OpGen.store. */
-  store(address: number, width: 32 | 64, bytes: AccessBytes, value: number): void {
+  store(address: () => number, width: 32 | 64, bytes: AccessBytes, value: () => void): void {
     const { w, imports } = this.#frame;
     if (this.#isCallout()) {
-      w.i32Const(0).get(value);
+      const at = address();
+      w.i32Const(0);
+      value();
       if (bytes === 16) w.mem(v128.store, CTL.slowWide);
       else w.mem(bytes === 8 ? i64.store : i32.store, CTL.slowValue);
-      this.#slowAccess(address, width, bytes, imports.slowStore);
+      this.#slowAccess(at, width, bytes, imports.slowStore);
       return;
     }
     const { host, offset } = this.#place(address, width, bytes, true);
-    w.get(host)
-      .get(value)
-      .mem(
-        bytes === 16
-          ? v128.store
-          : bytes === 8
-            ? i64.store
-            : bytes === 4
-              ? i32.store
-              : bytes === 2
-                ? i32.store16
-                : i32.store8,
-        offset,
-      );
+    w.get(host);
+    value();
+    w.mem(
+      bytes === 16
+        ? v128.store
+        : bytes === 8
+          ? i64.store
+          : bytes === 4
+            ? i32.store
+            : bytes === 2
+              ? i32.store16
+              : i32.store8,
+      offset,
+    );
   }
 
   #isCallout(): boolean {
@@ -143,22 +145,25 @@ export class MemoryAccesses {
 
   /** Where an access takes place: an arena address in a local, and a distance from it. Or it leaves. */
   #place(
-    address: number,
+    putAddress: () => number,
     width: 32 | 64,
     bytes: AccessBytes,
     write: boolean,
   ): { host: number; offset: number } {
     const { w, step, scratch } = this.#frame;
     const { op, index, node } = step;
-    if (bytes === 16 && (op.c & ACCESS_INFO.aligned) !== 0) {
+    const isAligned = bytes === 16 && (op.c & ACCESS_INFO.aligned) !== 0;
+    const symbolic = this.#values.addressOf(op);
+    const known = symbolic && this.#spans.find(symbolic, bytes, write);
+    if (symbolic && known && !isAligned) return { host: known.local, offset: symbolic.offset - known.low };
+    const address = putAddress();
+    if (isAligned) {
       w.get(address);
       if (width === 64) w.op(i32.wrap_i64);
       w.i32Const(15).op(i32.and).hint(false).if();
       this.#out.resumeInstruction();
       w.end();
     }
-    const symbolic = this.#values.addressOf(op);
-    const known = symbolic && this.#spans.find(symbolic, bytes, write);
     if (symbolic && known) return { host: known.local, offset: symbolic.offset - known.low };
     if (this.#frame.formOf(node, index) === 'refill') {
       const host = scratch.get(I32, 11);

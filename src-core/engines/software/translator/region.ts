@@ -230,7 +230,7 @@ class RegionBuilder {
     const depth = (node.frame?.depth ?? 0) + 1;
     const place = this.#place(delta);
     const callee = place && this.#source.block(place.arena, this.#modeKey);
-    if (callee && depth <= CALL_DEPTH_MAX && this.#isSmall(callee)) {
+    if (callee && depth <= CALL_DEPTH_MAX && this.#isSmall(callee, delta)) {
       this.#edge(node, offset, delta, this.#push(node.frame, returnDelta, depth));
       return;
     }
@@ -241,8 +241,8 @@ class RegionBuilder {
     else node.edges.delete(AFTER_CALL_EDGE);
   }
 
-  /** Whether a function's warm blocks, all in its own page, are few. */
-  #isSmall(callee: CachedBlock): boolean {
+  /** Whether a function's warm blocks, all in its own page, are few, and it calls nothing but what is one block itself. */
+  #isSmall(callee: CachedBlock, delta: number): boolean {
     const seen = new Set<number>();
     const queue = [callee];
     let instructions = 0;
@@ -252,11 +252,18 @@ class RegionBuilder {
       instructions += block.count;
       if (seen.size > CALLEE_BLOCKS_MAX || instructions > CALLEE_INSTRUCTIONS_MAX) return false;
       const lifted = this.#lift(block);
-      if (!lifted || lifted.exit?.kind === 'call') return false;
+      if (!lifted) return false;
+      const at = delta + block.code - callee.code;
+      const call = lifted.exit?.kind === 'call' ? lifted.exit : undefined;
       for (const { def, imm, c } of lifted.ops) {
         const [kind] = controlKind(def);
         if (kind === undefined) continue;
-        for (const offset of kind === 'branch' ? [imm, c] : [imm]) {
+        if (call) {
+          const inner = kind === 'jmp' ? this.#leafAt(at + imm) : undefined;
+          if (!inner) return false;
+          instructions += inner.count;
+        }
+        for (const offset of call ? [call.next] : kind === 'branch' ? [imm, c] : [imm]) {
           const code = block.code + offset;
           if (Math.floor(code / PAGE) !== Math.floor(callee.code / PAGE)) return false;
           const next = this.#source.block(code, this.#modeKey);
@@ -265,6 +272,13 @@ class RegionBuilder {
       }
     }
     return true;
+  }
+
+  /** The block at an offset from the entry that is a function by itself, as those that tell i386 code where it is. */
+  #leafAt(delta: number): CachedBlock | undefined {
+    const place = this.#place(delta);
+    const block = place && this.#source.block(place.arena, this.#modeKey);
+    return block && this.#lift(block)?.exit?.kind === 'return' ? block : undefined;
   }
 
   #lift(block: CachedBlock): LiftedBlock | undefined {

@@ -64,6 +64,15 @@ export class Registers {
 
   beginOperation(): void {
     this.#resultType = undefined;
+    const { def, dst } = this.#frame.step.op;
+    if (def.bits !== 64 || !def.reads.includes('d')) return;
+    // What it may leave as it was is to stand where its result would.
+    const place = this.#tempPlace(dst);
+    if (place?.type !== I32) return;
+    const index = (dst - TEMP) / TEMP_SIZE;
+    const local = this.#tempLocal(index, I64);
+    this.#frame.w.get(place.local).op(i64.extend_i32_u).set(local);
+    this.#temps[index] = { type: I64, local };
   }
 
   /** Where the temporaries are now, for `restoreTemps` on another path. */
@@ -143,13 +152,14 @@ export class Registers {
         this.#setPart(index, before, bits === 8 ? 0xff : 0xffff, value);
         return;
       }
-      // On another path of the operation it may stand in a local already: the same one then.
-      const type = (this.#resultType ??= bits === 64 ? I64 : I32);
-      const local = this.#tempLocal(index, type);
       value();
+      // On another path of the operation it may stand in a local already: the same one then.
+      const narrow = bits < 64 || (this.#resultType !== I64 && this.#takeBackExtension());
+      const type = (this.#resultType ??= narrow ? I32 : I64);
+      const local = this.#tempLocal(index, type);
       if (bits < 32) w.i32Const(bits === 8 ? 0xff : 0xffff).op(i32.and);
       if (type === I64 && bits !== 64) w.op(i64.extend_i32_u);
-      else if (type === I32 && bits === 64) throw new Error('a temporary of two widths');
+      else if (type === I32 && !narrow) throw new Error('a temporary of two widths');
       w.set(local);
       this.#temps[index] = { type, local };
       return;
@@ -160,6 +170,16 @@ export class Registers {
     else if (bits === 16) w.mem(i32.store16, loc);
     else if (bits === 32) w.op(i64.extend_i32_u).mem(i64.store, loc);
     else w.mem(i64.store, loc);
+  }
+
+  /**
+   * Whether the value on the stack is 32 bits extended by zeros, which are then not extended: outside long mode most that
+   * reads a temporary, as an address, wants no more.
+   */
+  #takeBackExtension(): boolean {
+    const { registerType, step, w } = this.#frame;
+    // What may be written or not stays of one width.
+    return registerType === I32 && !step.op.def.reads.includes('d') && w.takeBack(i64.extend_i32_u);
   }
 
   set128(loc: Loc, value: () => void): void {

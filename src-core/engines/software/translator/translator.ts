@@ -15,6 +15,7 @@ import { type AccessCause, type AccessForm, Adaptations } from './adaptation.ts'
 import { emitRegion, type RecordSite } from './emit-region.ts';
 import { declareRegionImports, type RegionImportValues } from './imports.ts';
 import { buildRegion, type Region, type RegionNode, type RegionSource } from './region.ts';
+import { Rings } from './rings.ts';
 import type { FormOf } from './step.ts';
 import { optimiseSoon } from './tiering.ts';
 import { blocksOf, DropCounts, type Translation } from './translation.ts';
@@ -32,6 +33,8 @@ const BATCH_BYTES_MAX = 32_768;
 const ANEW_NODES_MAX = 64;
 /** Otherwise when so many runs (of 2 ms or less) have ended since the first of them waits. */
 const TURNS_MAX = 5;
+/** Loops in pieces are looked for each time so many runs have ended. */
+const RUNS_PER_RING = 32;
 /** Regions this many may stay though nothing enters them. */
 const KEPT_MIN = 512;
 /** Whether they are entered is looked at each time so many runs have ended: a second, when the guest is busy. */
@@ -101,6 +104,7 @@ export class Translator {
   #unused: Translation[] = [];
   #retired = 0;
   readonly #drops = new DropCounts();
+  readonly #rings = new Rings();
 
   constructor({
     arena,
@@ -281,7 +285,9 @@ export class Translator {
       this.#outdated.clear();
       this.#retranslate(blocks);
     }
+    this.#runs++;
     this.#retireUnused();
+    if (this.#options.adaptive && this.#runs % RUNS_PER_RING === 0) this.#joinRing();
     if (this.#waiting.length === 0) return;
     this.#turnsWaited++;
     if (this.#turnsWaited >= TURNS_MAX || this.#waiting.length >= this.#options.threshold) this.#compile();
@@ -289,8 +295,7 @@ export class Translator {
 
   /** Lets go of regions that the guest has no more use for, as what a boot needs once: V8 keeps some 20 KB for each. */
   #retireUnused(): void {
-    if (++this.#runs >= RUNS_PER_LOOK) {
-      this.#runs = 0;
+    if (this.#runs % RUNS_PER_LOOK === 0) {
       for (const translation of this.#translations) {
         const entries = this.#entriesOf(translation);
         translation.looksUnused = entries === translation.entriesSeen ? translation.looksUnused + 1 : 0;
@@ -305,6 +310,29 @@ export class Translator {
       this.#retired++;
       this.#withdraw(translation);
     }
+  }
+
+  /** Makes one region of those that are the pieces of a hot loop. */
+  #joinRing(): void {
+    const ring = this.#rings.look(
+      this.#translations,
+      (translation) => this.#entriesOf(translation),
+      (block) => this.#byEntry.get(block),
+    );
+    const [first] = ring;
+    if (!first) return;
+    const wanted = new Set<CachedBlock>();
+    const held = new Set<CachedBlock>();
+    for (const translation of ring) {
+      for (const { block } of translation.entries) wanted.add(block);
+      for (const block of blocksOf(translation)) held.add(block);
+    }
+    for (const translation of ring) this.#drop(translation);
+    this.#cpu.accounting.count('adaptation');
+    this.#cpu.accounting.detail('adaptation', 'loop in pieces');
+    // RIP is anywhere: translated when the code it grows from is next executed.
+    this.#seeds.set(first.entry, { block: first.entry, wanted, held });
+    this.#arena.i32[(first.entry.address + BLOCK.heat) >> 2] = 1;
   }
 
   #compile(): void {
@@ -336,6 +364,11 @@ export class Translator {
         this.#blocks.setRegion(block, entry);
       }
     }
+  }
+
+  /** Whether a block is part of a region. */
+  holds(block: CachedBlock): boolean {
+    return this.#byBlock.has(block);
   }
 
   /** A block's code changed: the regions that hold it are not entered again. */
