@@ -482,7 +482,8 @@ export class Translator {
     }
     // What was translated may hold these blocks too, and have cooled them.
     for (const { address } of this.#seeds.keys()) this.#arena.i32[(address + BLOCK.heat) >> 2] = 1;
-    this.#compile();
+    // Soon, as they are hot, but with what else the present run of the guest brings.
+    this.#turnsWaited = Math.max(this.#turnsWaited, TURNS_MAX - 1);
   }
 
   statistics(): TranslatorStatistics {
