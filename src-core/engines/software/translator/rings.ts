@@ -16,7 +16,7 @@ const JOINS_MAX = 2;
  * search for matches). Only the hottest are looked for: what was translated well is not to be made anew for little.
  */
 export class Rings {
-  /** Entries of each region at the last look. */
+  /** Entries at the last look, of regions that had many. */
   #seen = new Map<Translation, number>();
   /** How often a loop was put together from the region grown from a block. */
   readonly #joins = new WeakMap<CachedBlock, number>();
@@ -37,8 +37,9 @@ export class Rings {
     let most = ENTRIES_MIN;
     for (const translation of translations) {
       const entries = entered(translation);
+      if (entries * SHARE < ENTRIES_MIN) continue;
       seen.set(translation, entries);
-      const since = entries - (before.get(translation) ?? 0);
+      const since = entries - (before.get(translation) ?? entries);
       if (since * SHARE < ENTRIES_MIN) continue;
       heat.set(translation, since);
       if (since < most || (this.#joins.get(translation.entry) ?? 0) >= JOINS_MAX) continue;
