@@ -62,13 +62,8 @@ describe('loops in pieces', () => {
   });
 
   it('does not mend one place again and again', () => {
-    expect(looks(regions([[1], [0]]), [300_000, 400_000], 4)).toEqual([
-      [1, 0],
-      [1, 0],
-      [0, 1],
-      [0, 1],
-    ]);
-    expect(looks(regions([[1], [0]]), [300_000, 400_000], 6).slice(4)).toEqual([[], []]);
+    const found = looks(regions([[1], [0]]), [300_000, 400_000], 7);
+    expect(found).toEqual([[], [1, 0], [1, 0], [0, 1], [0, 1], [], []]);
   });
 
   it.each([
