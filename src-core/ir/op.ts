@@ -40,10 +40,11 @@ export interface FlagSource {
 }
 
 /**
- * Loads of ES, DS, FS and GS in protected mode (parameters: selector, segment register number, i32 each), and what
- * SYSENTER and SYSEXIT do outside long mode but for RIP and RSP.
+ * Loads of ES, DS, FS and GS in protected mode (parameters: selector, segment register number, i32 each); what SYSENTER and
+ * SYSEXIT do outside long mode but for RIP and RSP; and what SYSCALL and SYSRET do in 64-bit code but for general registers,
+ * the arithmetic flags and RIP (parameters of SYSRET: the low half of R11, the high half of RCX).
  */
-export type QuickName = 'loadSegment' | 'sysenter' | 'sysexit';
+export type QuickName = 'loadSegment' | 'sysenter' | 'sysexit' | 'syscall' | 'sysret';
 
 /** What an operation's emitter has to work with. All methods append to `w`. */
 export interface OpGen {

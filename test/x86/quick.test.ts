@@ -3,10 +3,11 @@ import { emitQuick } from '../../src-core/engines/software/interpreter/quick.ts'
 import type { QuickName } from '../../src-core/ir/op.ts';
 import { ARENA } from '../../src-core/machine/arena.ts';
 import { ModuleWriter } from '../../src-core/wasm/writer.ts';
-import { CR0_ET, CR0_PE, CR4_SMAP, FLAG_AC, FLAG_IF } from '../../src-core/x86/bits.ts';
+import { ATTR_DB, ATTR_L, CR0_ET, CR0_PE, CR4_SMAP, FLAG_AC, FLAG_IF } from '../../src-core/x86/bits.ts';
 import {
   CR4,
   CTL,
+  EFER,
   FLAGS_SYSTEM,
   MSR,
   RAX,
@@ -17,7 +18,12 @@ import {
   STATE_END,
 } from '../../src-core/x86/layout.ts';
 import { loadSegmentCallout, SEGMENT } from '../../src-core/x86/segmentation.ts';
-import { sysenterCallout, sysexitCallout } from '../../src-core/x86/syscall.ts';
+import {
+  enterBySyscallCallout,
+  leaveBySysretCallout,
+  sysenterCallout,
+  sysexitCallout,
+} from '../../src-core/x86/syscall.ts';
 import { faultOf, makeVcpu, random, type Vcpu } from './vcpu.ts';
 
 const MEMORY_MIB = 4;
@@ -174,6 +180,51 @@ describe('what wasm does of system calls', () => {
       expect(stateOf(left) === stateOf(right), what).toBe(true);
     }
     expect(done).toBeGreaterThan(CASES / 5);
+    expect(done).toBeLessThan(CASES);
+  });
+
+  it.each([['syscall' as const], ['sysret' as const]])('does what %s does', (name) => {
+    const [left, right] = pair();
+    const quick = bind(left)[name];
+    const { below } = random(20064);
+    const pick = (...items: readonly number[]): number => items[below(items.length)] ?? 0;
+    let done = 0;
+    for (let round = 0; round < CASES; round++) {
+      const word = (): number => (below(0x10000) * 0x10000 + below(0x10000)) >>> 0;
+      const flags = pick(FLAG_IF, 0) | (below(4) === 0 ? FLAG_AC : 0) | 2;
+      const efer = pick(0x501, 0x501, 0x501, 0x501, 0x500);
+      const mask = pick(0x257fd5, 0, word() & ~2);
+      const star = word();
+      const r11 = word() & (below(3) === 0 ? -1 : ~(FLAG_AC | 0x100));
+      const rcx =
+        [0x7fff_1234_5678n, 0xffff_8000_0000_0000n, 0x1_0000_0000n, 0x8000_0000_0000n, 7n][below(5)] ?? 0n;
+      const cpl = pick(0, 3);
+      const waits = pick(0, 0, 1);
+      const smap = below(2) === 0 ? BigInt(CR4_SMAP) : 0n;
+      const code = pick(ATTR_L, ATTR_L, ATTR_L, ATTR_L, ATTR_DB);
+      for (const { cpu } of [left, right]) {
+        cpu.set64(EFER, BigInt(efer));
+        cpu.set64(MSR.star, BigInt(star) << 32n);
+        cpu.set64(MSR.sfmask, BigInt(mask >>> 0));
+        cpu.setGpr(11, BigInt(r11 >>> 0));
+        cpu.set64(RCX, rcx);
+        cpu.set32(FLAGS_SYSTEM, flags);
+        cpu.set64(CR4, smap);
+        cpu.set32(CTL.interruptRequest, waits);
+        cpu.setCpl(cpl);
+        cpu.setSegment(1, { selector: 8, attributes: 0x809b | code, limit: 0xffffffff, base: 0n });
+        cpu.updateMode();
+      }
+      const callout = name === 'syscall' ? enterBySyscallCallout : leaveBySysretCallout;
+      const run = ({ cpu }: Vcpu): unknown => faultOf(() => callout.run(cpu, 0, 0, 0, 64, 0));
+      const handled = name === 'syscall' ? quick() : quick(r11, Number(BigInt.asIntN(32, rcx >> 32n)));
+      done += handled;
+      const fault = handled === 0 ? run(left) : undefined;
+      const what = `case ${round}: ${JSON.stringify({ flags, cpl, efer, mask, star, r11 })} ${rcx}`;
+      expect(fault, what).toEqual(run(right));
+      expect(stateOf(left) === stateOf(right), what).toBe(true);
+    }
+    expect(done).toBeGreaterThan(CASES / 8);
     expect(done).toBeLessThan(CASES);
   });
 });

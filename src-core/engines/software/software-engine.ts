@@ -132,6 +132,8 @@ export class SoftwareEngine implements Engine {
       loadSegment: instance.exports.loadSegment as WebAssembly.ExportValue,
       sysenter: instance.exports.sysenter as WebAssembly.ExportValue,
       sysexit: instance.exports.sysexit as WebAssembly.ExportValue,
+      syscall: instance.exports.syscall as WebAssembly.ExportValue,
+      sysret: instance.exports.sysret as WebAssembly.ExportValue,
       callout: (id: number, uop: number) => this.#regionCallout(id, uop),
       slowLoad: (lo: number, hi: number, info: number, uop: number) =>
         this.#adaptedAccess(lo, hi, info, uop, false),

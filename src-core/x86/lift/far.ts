@@ -5,7 +5,7 @@ import { callFar, jumpFar, returnFar, type OperandSize } from '../far.ts';
 import { VECTOR } from '../faults.ts';
 import { deliverInterrupt, type EventType } from '../interrupts.ts';
 import { interruptReturn } from '../iret.ts';
-import { MSR, RCX, RDX, RIP, RSP } from '../layout.ts';
+import { GPR, MSR, RCX, RDX, RIP, RSP } from '../layout.ts';
 import { MODE } from '../mode.ts';
 import type { Loc } from '../../ir/op.ts';
 import { attendToFlags } from '../system-flags.ts';
@@ -14,6 +14,8 @@ import { getSigned, setSigned } from '../words.ts';
 import { type LiftContext, UndefinedInstruction } from './context.ts';
 import { claimFarTransfers } from './control.ts';
 import { lift } from './table.ts';
+
+const R11 = GPR + 11 * 8;
 
 // Operands of jmp.far and call.far: dst = selector (16 bits, read), a = offset (64 bits), b = address of the next
 // instruction (64 bits), imm = operand size in bits.
@@ -160,7 +162,23 @@ function goOn({ b }: LiftContext, stackPointer: Loc, target: Loc): void {
   b.op('jind', { a: b.op('zext.32.64', { dst: b.temp(), a: target }) });
 }
 
+/** SYSCALL and SYSRET where they need no callout as a rule. */
+function isPlain64({ modeKey, code64 }: LiftContext): boolean {
+  return code64 && (modeKey & MODE.single) === 0;
+}
+
 lift(Mnemonic.Syscall, (cx) => {
+  const { b } = cx;
+  if (isPlain64(cx)) {
+    const flags = b.op('pushf', { dst: b.temp() });
+    const next = cx.nextIp();
+    b.op('syscall', {});
+    b.op('mov.64', { dst: RCX, a: next });
+    b.op('mov.64', { dst: R11, a: flags });
+    b.op('setflags', { a: flags, b: MSR.sfmask });
+    b.op('jind', { a: b.op('mov.64', { dst: b.temp(), a: MSR.lstar }) });
+    return;
+  }
   cx.b.callout(syscallCallout, { a: cx.nextIp() });
   continueAtRip(cx);
 });
@@ -174,6 +192,13 @@ lift(Mnemonic.Sysenter, (cx) => {
   continueAtRip(cx);
 });
 lift([Mnemonic.Sysret, Mnemonic.Sysretq], (cx) => {
+  const { b } = cx;
+  if (isPlain64(cx) && operandSize(cx) === 64) {
+    b.op('sysret', { a: R11, b: RCX, imm: 64 });
+    b.op('setflags', { a: R11, b: b.op('const.32', { dst: b.temp(), imm: 0 }) });
+    b.op('jind', { a: b.op('mov.64', { dst: b.temp(), a: RCX }) });
+    return;
+  }
   cx.b.callout(sysretCallout, { imm: operandSize(cx) });
   continueAtRip(cx);
 });

@@ -1,11 +1,23 @@
 import type { QuickName } from '../../../ir/op.ts';
 import { I32, I64, i32, i64 } from '../../../wasm/opcodes.ts';
 import { CodeWriter, type ModuleWriter } from '../../../wasm/writer.ts';
-import { ATTR_DB, ATTR_UNUSABLE, CR4_SMAP, FLAG_AC, FLAG_IF } from '../../../x86/bits.ts';
+import {
+  ATTR_DB,
+  ATTR_L,
+  ATTR_UNUSABLE,
+  CR4_SMAP,
+  EFER_SCE,
+  FLAG_AC,
+  FLAG_IF,
+  FLAG_TF,
+  FLAGS_ARITHMETIC,
+  FLAGS_FIXED,
+} from '../../../x86/bits.ts';
 import {
   CR4,
   CS,
   CTL,
+  EFER,
   FLAGS_SYSTEM,
   GDTR,
   MSR,
@@ -20,7 +32,7 @@ import {
 } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { SEGMENT } from '../../../x86/segmentation.ts';
-import { FLAT_CODE, FLAT_DATA } from '../../../x86/syscall.ts';
+import { FLAT_CODE, FLAT_DATA, SYSRET_FLAGS } from '../../../x86/syscall.ts';
 
 /** Function indices of what `emitQuick` defines. */
 export type QuickFunctions = Record<QuickName, number>;
@@ -37,7 +49,13 @@ export function emitQuick(module: ModuleWriter): QuickFunctions {
     module.define(index, w);
     return index;
   };
-  return { loadSegment: define(2, loadSegment), sysenter: define(0, sysenter), sysexit: define(0, sysexit) };
+  return {
+    loadSegment: define(2, loadSegment),
+    sysenter: define(0, sysenter),
+    sysexit: define(0, sysexit),
+    syscall: define(0, syscall),
+    sysret: define(2, sysret),
+  };
 }
 
 function refuseIf(w: CodeWriter): void {
@@ -167,8 +185,31 @@ function refuseMode(w: CodeWriter): void {
   refuseIf(w);
 }
 
+/** How the fast system call instructions load CS and SS: flat, for a privilege level and 32- or 64-bit code. */
+interface Entered {
+  cpl: number;
+  size: number;
+  /** Of SS's selector from that of CS. */
+  stack: number;
+  /** Bits of the mode that stay, and those that come. */
+  kept: number;
+  mode: number;
+}
+
+const FLAT = MODE.stack32 | MODE.flatSs | MODE.flatCs;
+const ENTERED_32 = {
+  size: ATTR_DB,
+  kept: MODE.flatDs | MODE.flatEs | MODE.protected,
+  mode: MODE.code32 | FLAT,
+};
+const ENTERED_64 = {
+  size: ATTR_L,
+  kept: MODE.protected | MODE.longMode,
+  mode: MODE.code64 | FLAT | MODE.flatDs | MODE.flatEs,
+};
+
 /** CS and SS as the fast system call instructions load them, and the mode that comes of it. `selector` is the code's. */
-function enter(w: CodeWriter, selector: number, cpl: number): void {
+function enter(w: CodeWriter, selector: number, { cpl, size, stack, kept, mode }: Entered): void {
   const load = (register: number, offset: number, attributes: number): void => {
     setState(w, register + SEG_FIELD.selector, () =>
       w.get(selector).i32Const(offset).op(i32.add).i32Const(0xffff).op(i32.and),
@@ -179,14 +220,12 @@ function enter(w: CodeWriter, selector: number, cpl: number): void {
       .i64Const(0n)
       .mem(i64.store, register + SEG_FIELD.base);
   };
-  load(CS, 0, FLAT_CODE | ATTR_DB);
-  load(SS, 8, FLAT_DATA);
+  load(CS, 0, FLAT_CODE | size);
+  load(SS, stack, FLAT_DATA);
   setState(w, CTL.cpl, () => w.i32Const(cpl));
   setState(w, CTL.modeKey, () => {
-    state(w, CTL.modeKey)
-      .i32Const(MODE.flatDs | MODE.flatEs | MODE.protected)
-      .op(i32.and);
-    w.i32Const(MODE.code32 | MODE.stack32 | MODE.flatSs | MODE.flatCs | (cpl << MODE.cplShift)).op(i32.or);
+    state(w, CTL.modeKey).i32Const(kept).op(i32.and);
+    w.i32Const(mode | (cpl << MODE.cplShift)).op(i32.or);
   });
   w.i32Const(0).i64Const(0n).mem(i64.store, CTL.codeBase);
   setState(w, CTL.codeLimit, () => w.i32Const(-1));
@@ -199,7 +238,7 @@ function sysenter(w: CodeWriter): void {
   state(w, MSR.sysenterCs).i32Const(0xfffc).op(i32.and).tee(selector).op(i32.eqz);
   refuseIf(w);
   setState(w, FLAGS_SYSTEM, () => state(w, FLAGS_SYSTEM).i32Const(~FLAG_IF).op(i32.and));
-  enter(w, selector, 0);
+  enter(w, selector, { ...ENTERED_32, cpl: 0, stack: 8 });
   setState(w, CTL.tlbBank, () => supervisorBank(w, false));
   w.i32Const(1);
 }
@@ -215,7 +254,76 @@ function sysexit(w: CodeWriter): void {
   state(w, MSR.sysenterCs).i32Const(0xfffc).op(i32.and).tee(selector).op(i32.eqz);
   refuseIf(w);
   w.get(selector).i32Const(16).op(i32.add).i32Const(3).op(i32.or).set(selector);
-  enter(w, selector, 3);
+  enter(w, selector, { ...ENTERED_32, cpl: 3, stack: 8 });
+  setState(w, CTL.tlbBank, () => state(w, CTL.userBank));
+  w.i32Const(1);
+}
+
+/** Leaves what a debugger looks at, what is not 64-bit code and processors without SYSCALL to the callouts. */
+function refuseMode64(w: CodeWriter): void {
+  state(w, CTL.modeKey)
+    .i32Const(MODE.single | MODE.longMode | MODE.codeSizeMask)
+    .op(i32.and);
+  w.i32Const(MODE.longMode | MODE.code64).op(i32.ne);
+  refuseIf(w);
+  state(w, EFER).i32Const(EFER_SCE).op(i32.and).op(i32.eqz);
+  refuseIf(w);
+}
+
+function syscall(w: CodeWriter): void {
+  const selector = w.local(I32);
+  refuseMode64(w);
+  setState(w, FLAGS_SYSTEM, () => {
+    state(w, FLAGS_SYSTEM);
+    state(w, MSR.sfmask).i32Const(-1).op(i32.xor).op(i32.and);
+    w.i32Const(FLAGS_FIXED).op(i32.or);
+  });
+  state(w, MSR.star + 4)
+    .i32Const(0xfffc)
+    .op(i32.and)
+    .set(selector);
+  enter(w, selector, { ...ENTERED_64, cpl: 0, stack: 8 });
+  setState(w, CTL.tlbBank, () => supervisorBank(w, false));
+  w.i32Const(1);
+}
+
+function sysret(w: CodeWriter): void {
+  const r11 = 0;
+  const rcxHigh = 1;
+  const flags = w.local(I32);
+  const selector = w.local(I32);
+  refuseMode64(w);
+  state(w, CTL.cpl);
+  refuseIf(w);
+  // A canonical address has its bits 47 to 63 alike.
+  w.get(rcxHigh).i32Const(15).op(i32.shr_s).i32Const(1).op(i32.add).i32Const(1).op(i32.gt_u);
+  refuseIf(w);
+  w.get(r11)
+    .i32Const(SYSRET_FLAGS & ~FLAGS_ARITHMETIC)
+    .op(i32.and)
+    .i32Const(FLAGS_FIXED)
+    .op(i32.or)
+    .set(flags);
+  // Steps, and #AC that may come to life.
+  w.get(flags)
+    .i32Const(FLAG_TF | FLAG_AC)
+    .op(i32.and);
+  refuseIf(w);
+  // What may have waited for IF.
+  w.get(flags).i32Const(FLAG_IF).op(i32.and).i32Const(0).op(i32.ne);
+  state(w, CTL.interruptRequest);
+  state(w, CTL.nmiPending).op(i32.or).i32Const(0).op(i32.ne).op(i32.and);
+  refuseIf(w);
+  setState(w, FLAGS_SYSTEM, () => w.get(flags));
+  state(w, MSR.star + 4)
+    .i32Const(16)
+    .op(i32.shr_u)
+    .i32Const(16)
+    .op(i32.add)
+    .i32Const(3)
+    .op(i32.or)
+    .set(selector);
+  enter(w, selector, { ...ENTERED_64, cpl: 3, stack: -8 });
   setState(w, CTL.tlbBank, () => state(w, CTL.userBank));
   w.i32Const(1);
 }

@@ -25,6 +25,8 @@ export interface RegionImports {
   loadSegment: number;
   sysenter: number;
   sysexit: number;
+  syscall: number;
+  sysret: number;
   /** (callout id, micro-op) -> 0 to go on, or what the region returns (REGION), CTL.exitUop set. */
   callout: number;
 }
@@ -44,6 +46,8 @@ export function declareRegionImports(module: ModuleWriter): RegionImports {
     loadSegment: module.importFunction('loadSegment', [I32, I32], [I32]),
     sysenter: module.importFunction('sysenter', [], [I32]),
     sysexit: module.importFunction('sysexit', [], [I32]),
+    syscall: module.importFunction('syscall', [], [I32]),
+    sysret: module.importFunction('sysret', [I32, I32], [I32]),
     callout: module.importFunction('callout', [I32, I32], [I32]),
   };
 }
