@@ -372,3 +372,7 @@ export const f64x2 = {
   convert_low_i32x4_s: simd(254),
   promote_low_f32x4: simd(95),
 } as const;
+
+/** Loads and stores by their bytes: i32 for up to 4 (loads fill it with zeros), i64 for 8, v128 for 16. */
+export const LOADS = { 1: i32.load8_u, 2: i32.load16_u, 4: i32.load, 8: i64.load, 16: v128.load } as const;
+export const STORES = { 1: i32.store8, 2: i32.store16, 4: i32.store, 8: i64.store, 16: v128.store } as const;

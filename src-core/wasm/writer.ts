@@ -187,6 +187,11 @@ export class CodeWriter {
     if (value === 0n) this.#wrote(I64_ZERO, at);
     return this;
   }
+  /** Leaves the low bits of the i64 on the stack. */
+  lowBits(bits: 16 | 32 | 64): this {
+    if (bits === 16) return this.i64Const(0xffffn).op(i64.and);
+    return bits === 32 ? this.op(i32.wrap_i64).op(i64.extend_i32_u) : this;
+  }
   f64Const(value: number): this {
     this.code.byte(0x44).raw(new Uint8Array(new Float64Array([value]).buffer));
     return this;

@@ -9,9 +9,7 @@ import { CONDITIONS, pushCondition } from './flags.ts';
 function pushNear(g: OpGen, codeBits: 16 | 32 | 64): void {
   g.state64(RIP);
   g.imm64();
-  g.w.op(i64.add);
-  if (codeBits === 16) g.w.i64Const(0xffffn).op(i64.and);
-  else if (codeBits === 32) g.w.op(i32.wrap_i64).op(i64.extend_i32_u);
+  g.w.op(i64.add).lowBits(codeBits);
 }
 
 for (const codeBits of [16, 32, 64] as const) {

@@ -1,5 +1,5 @@
 import type { AccessBytes, Bits, FlagArithmetic, FlagSource, OpGen, QuickName } from '../../../ir/op.ts';
-import { I32, I64, V128, type ValueType, i32, i64, v128 } from '../../../wasm/opcodes.ts';
+import { I32, I64, LOADS, STORES, V128, type ValueType, i32, i64, v128 } from '../../../wasm/opcodes.ts';
 import type { CodeWriter } from '../../../wasm/writer.ts';
 import type { Callout } from '../../../x86/callout.ts';
 import { CTL, FLAGS_AUX, FLAGS_RESULT, RIP, TLB } from '../../../x86/layout.ts';
@@ -250,27 +250,12 @@ export class InterpreterGen implements OpGen {
     w.call(this.#called.slowLoad);
     this.#leaveIfFaulted();
     w.i32Const(0);
-    if (bytes === 16) w.mem(v128.load, CTL.slowWide);
-    else
-      w.mem(
-        bytes === 8 ? i64.load : bytes === 4 ? i32.load : bytes === 2 ? i32.load16_u : i32.load8_u,
-        CTL.slowValue,
-      );
+    w.mem(LOADS[bytes], bytes === 16 ? CTL.slowWide : CTL.slowValue);
     w.br(2);
     w.end();
     w.get(entry);
     w.end();
-    w.mem(
-      bytes === 16
-        ? v128.load
-        : bytes === 8
-          ? i64.load
-          : bytes === 4
-            ? i32.load
-            : bytes === 2
-              ? i32.load16_u
-              : i32.load8_u,
-    );
+    w.mem(LOADS[bytes]);
     w.end();
   }
 
@@ -310,17 +295,7 @@ export class InterpreterGen implements OpGen {
     w.get(entry);
     w.end();
     w.get(value);
-    w.mem(
-      bytes === 16
-        ? v128.store
-        : bytes === 8
-          ? i64.store
-          : bytes === 4
-            ? i32.store
-            : bytes === 2
-              ? i32.store16
-              : i32.store8,
-    );
+    w.mem(STORES[bytes]);
     w.end();
   }
 
@@ -346,7 +321,7 @@ export class InterpreterGen implements OpGen {
       this.state64(RIP);
       offset();
       this.w.op(i64.extend_i32_s).op(i64.add);
-      if (codeBits !== 64) this.w.i64Const(codeBits === 16 ? 0xffffn : 0xffffffffn).op(i64.and);
+      this.w.lowBits(codeBits);
     });
     this.w.br(this.w.depth - this.dispatchDepth);
   }

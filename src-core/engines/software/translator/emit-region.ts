@@ -294,9 +294,7 @@ class RegionEmitter {
     // A branch of another size than the code's truncates its target.
     const w = this.#w;
     this.#g.frame.pushRip(node.delta);
-    w.i64Const(BigInt(offset)).op(i64.add);
-    if (codeBits === 16) w.i64Const(0xffffn).op(i64.and);
-    else if (codeBits === 32) w.op(i32.wrap_i64).op(i64.extend_i32_u);
+    w.i64Const(BigInt(offset)).op(i64.add).lowBits(codeBits);
     w.set(this.#g.frame.exitRip);
     this.#leave(undefined);
   }
@@ -374,7 +372,7 @@ class RegionEmitter {
     const entry = g.scratch(I32, 1);
     g.frame.pushRip(delta);
     w.i32Const(0).mem(i64.load, CTL.codeBase).op(i64.add);
-    if ((this.#region.modeKey & MODE.codeSizeMask) !== MODE.code64) w.op(i32.wrap_i64).op(i64.extend_i32_u);
+    if ((this.#region.modeKey & MODE.codeSizeMask) !== MODE.code64) w.lowBits(32);
     w.tee(linear)
       .i64Const(7n)
       .op(i64.shr_u)

@@ -1,7 +1,7 @@
 import { I32, I64, i32, i64 } from '../../../wasm/opcodes.ts';
 import type { CodeWriter } from '../../../wasm/writer.ts';
 import { CTL, RIP } from '../../../x86/layout.ts';
-import { MODE } from '../../../x86/mode.ts';
+import { codeSizeOf, MODE } from '../../../x86/mode.ts';
 import { BLOCK, UOP } from '../exit.ts';
 import type { RegionImports } from './imports.ts';
 import type { Region } from './region.ts';
@@ -80,9 +80,7 @@ export class RegionFrame {
     const { w } = this;
     w.get(this.rip);
     if (delta !== 0) w.i64Const(BigInt(delta)).op(i64.add);
-    const size = this.modeKey & MODE.codeSizeMask;
-    if (size === MODE.code16) w.i64Const(0xffffn).op(i64.and);
-    else if (size !== MODE.code64) w.op(i32.wrap_i64).op(i64.extend_i32_u);
+    w.lowBits(codeSizeOf(this.modeKey));
   }
 
   storeRip(delta: number): void {

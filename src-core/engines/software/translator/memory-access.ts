@@ -1,6 +1,6 @@
 import type { AccessBytes } from '../../../ir/op.ts';
 import { ACCESS_INFO } from '../../../ir/ops/memory.ts';
-import { I32, I64, i32, i64, v128 } from '../../../wasm/opcodes.ts';
+import { I32, I64, i32, i64, LOADS, STORES, v128 } from '../../../wasm/opcodes.ts';
 import { CTL, TLB } from '../../../x86/layout.ts';
 import { SymbolicValues } from './addresses.ts';
 import type { RegionFrame } from './frame.ts';
@@ -95,18 +95,7 @@ export class MemoryAccesses {
       return;
     }
     const { host, offset } = this.#place(address, width, bytes, forWrite);
-    w.get(host).mem(
-      bytes === 16
-        ? v128.load
-        : bytes === 8
-          ? i64.load
-          : bytes === 4
-            ? i32.load
-            : bytes === 2
-              ? i32.load16_u
-              : i32.load8_u,
-      offset,
-    );
+    w.get(host).mem(LOADS[bytes], offset);
   }
 
   /** See OpGen.store. */
@@ -124,18 +113,7 @@ export class MemoryAccesses {
     const { host, offset } = this.#place(address, width, bytes, true);
     w.get(host);
     value();
-    w.mem(
-      bytes === 16
-        ? v128.store
-        : bytes === 8
-          ? i64.store
-          : bytes === 4
-            ? i32.store
-            : bytes === 2
-              ? i32.store16
-              : i32.store8,
-      offset,
-    );
+    w.mem(STORES[bytes], offset);
   }
 
   #isCallout(): boolean {
@@ -154,8 +132,9 @@ export class MemoryAccesses {
     const { op, index, node } = step;
     const isAligned = bytes === 16 && (op.c & ACCESS_INFO.aligned) !== 0;
     const symbolic = this.#values.addressOf(op);
-    const known = symbolic && this.#spans.find(symbolic, bytes, write);
-    if (symbolic && known && !isAligned) return { host: known.local, offset: symbolic.offset - known.low };
+    const span = symbolic && this.#spans.find(symbolic, bytes, write);
+    const known = span && { host: span.local, offset: symbolic.offset - span.low };
+    if (known && !isAligned) return known;
     const address = putAddress();
     if (isAligned) {
       w.get(address);
@@ -164,7 +143,7 @@ export class MemoryAccesses {
       this.#out.resumeInstruction();
       w.end();
     }
-    if (symbolic && known) return { host: known.local, offset: symbolic.offset - known.low };
+    if (known) return known;
     if (this.#frame.formOf(node, index) === 'refill') {
       const host = scratch.get(I32, 11);
       this.#probeOrRefill(address, width, bytes, write, host);
