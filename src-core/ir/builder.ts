@@ -15,12 +15,14 @@ export interface OpFields {
 export type BlockExit =
   /** A near call: the next instruction stands at offset `next` from the block's start. */
   | { kind: 'call'; next: number }
+  /** A near jump or call through a register or memory; `next` as for calls, undefined for jumps. */
+  | { kind: 'via'; next: number | undefined }
   /** A near return. */
   | { kind: 'return' };
 
 /** Collects the IR of one block, instruction by instruction. */
 export class IrBuilder {
-  /** Set by the lifters of near calls and returns. */
+  /** Set by the lifters of near calls, returns and indirect jumps. */
   exit: BlockExit | undefined;
   readonly ops: IrOp[] = [];
   /** For each guest instruction: index of its first operation and its offset in bytes from the block's start. */

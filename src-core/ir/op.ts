@@ -125,6 +125,8 @@ export interface OpGen {
   skip(codeBits: 16 | 32 | 64, condition: () => void): void;
   /** Ends the block: RIP = what `target` pushes (i64). */
   jumpAbsolute(target: () => void): void;
+  /** The same where the target may well be the one of the last time. */
+  jumpVia(target: () => void): void;
   /** Ends the block and returns to the run loop with RIP as it stands. */
   leave(): void;
 }

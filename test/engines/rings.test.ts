@@ -30,7 +30,7 @@ function regions(chains: readonly (readonly number[])[], nodes = 4): Translation
     entry: blockOf(id),
     entries: [{ node: 0, delta: 0, block: blockOf(id) }],
     slot: id + 1,
-    nodes: Array.from({ length: nodes }, () => ({ block: blockOf(id), delta: 0, enterable: true })),
+    nodes: Array.from({ length: nodes }, () => ({ block: blockOf(id), delta: 0, enterable: true, via: undefined, open: [] })),
     chains: to.map(blockOf),
     origin: { linear: 0, pages: [], warm: [], wanted: [], begun: [], blocks: 0 },
     wasmBytes: 0,

@@ -52,6 +52,10 @@ for (const codeBits of [16, 32, 64] as const) {
 
 // To the address in a (already truncated to the code size).
 defineOp('jind', 64, { reads: 'a', writes: false, terminates: true }, (g) => g.jumpAbsolute(() => g.a(64)));
+// The same for a near JMP or CALL through a register or memory; where it goes can be learned (UOP in the software engine).
+defineOp('jvia', 64, { reads: 'a', writes: false, terminates: true, leaves: true }, (g) =>
+  g.jumpVia(() => g.a(64)),
+);
 // RIP was set by a callout; returns to the run loop.
 defineOp('endrip', 64, { reads: '', writes: false, terminates: true, leaves: true }, (g) => g.leave());
 

@@ -57,10 +57,21 @@ lift(Mnemonic.Jmp, (cx) => {
     return;
   }
   if (farTransfer?.(cx)) return;
-  const { target } = indirectTarget(cx);
+  const { target, bits } = indirectTarget(cx);
   checkTarget(cx, target);
-  b.op('jind', { a: target });
+  jumpVia(cx, target, bits, undefined);
 });
+
+/** Ends the block with a near jump through a register or memory, or a call with the next instruction at offset `next`. */
+function jumpVia({ b, codeBits }: LiftContext, target: Loc, bits: Bits, next: number | undefined): void {
+  // Where 16-bit code goes is not learned, nor what a prefix makes of the other size.
+  if (bits === codeBits && bits !== 16) {
+    b.exit = { kind: 'via', next };
+    b.op('jvia', { a: target });
+  } else {
+    b.op('jind', { a: target });
+  }
+}
 
 /** Far JMP and CALL belong to another file. */
 let farTransfer: ((cx: LiftContext) => boolean) | undefined;
@@ -84,7 +95,7 @@ lift(Mnemonic.Call, (cx) => {
   const { target, bits } = indirectTarget(cx);
   checkTarget(cx, target);
   cx.push(cx.nextIp(), bits);
-  b.op('jind', { a: target });
+  jumpVia(cx, target, bits, cx.next);
 });
 
 lift(Mnemonic.Ret, (cx) => {

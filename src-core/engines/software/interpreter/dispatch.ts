@@ -4,6 +4,7 @@ import { CTL, RIP, TLB } from '../../../x86/layout.ts';
 import { SLOW } from '../../../x86/mmu.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { BLOCK, ENTRY, EXIT, LOOKUP, REGION, RESUMES_PER_LOOK, SITE, UOP } from '../exit.ts';
+import { emitFollowLink, emitLink } from './block-links.ts';
 import type { InterpreterGen } from './generator.ts';
 
 /**
@@ -98,12 +99,27 @@ function emitResume(g: InterpreterGen, pc: number): void {
   w.end();
 }
 
-/** Finds the block for RIP and its region unless a block was given, or returns EXIT.miss; checks CS.limit. */
-export function emitDispatch(g: InterpreterGen, block: number, region: number, refill: number): void {
+/**
+ * Finds the block for RIP, through the link that was left through or in the table, and its region, unless a block was
+ * given, or returns EXIT.miss; checks CS.limit.
+ */
+export function emitDispatch(
+  g: InterpreterGen,
+  { block, region, link }: { block: number; region: number; link: number },
+  refill: number,
+): void {
   const { w } = g;
   const linear = g.scratch(I64, 0);
   const entry = g.scratch(I32, 1);
   const code = g.scratch(I32, 2);
+  const setRegion = (): void => {
+    w.get(block)
+      .mem(i32.load, BLOCK.index)
+      .i32Const(2)
+      .op(i32.shl)
+      .mem(i32.load, ARENA.regionOf)
+      .set(region);
+  };
   w.get(block).op(i32.eqz).if();
   g.state64(RIP);
   g.state64(CTL.codeBase);
@@ -139,6 +155,8 @@ export function emitDispatch(g: InterpreterGen, block: number, region: number, r
   w.get(linear).op(i32.wrap_i64).get(entry).mem(i32.load, TLB.addend).op(i32.add);
   w.end();
   w.set(code);
+  emitFollowLink(w, link, code, block);
+  w.get(block).op(i32.eqz).if();
   // lookupIndex()
   w.get(code).get(code).i32Const(13).op(i32.shr_u).op(i32.xor);
   g.state32(CTL.modeKey);
@@ -186,9 +204,15 @@ export function emitDispatch(g: InterpreterGen, block: number, region: number, r
   w.get(block).mem(i32.load, BLOCK.secondPage).op(i32.ne).op(i32.or).if();
   w.i32Const(EXIT.miss).return();
   w.end();
+  w.else();
+  emitLink(w, link, block);
   w.end();
   w.else();
-  w.get(block).mem(i32.load, BLOCK.index).i32Const(2).op(i32.shl).mem(i32.load, ARENA.regionOf).set(region);
+  setRegion();
+  w.end();
+  w.i32Const(0).set(link);
+  w.else();
+  setRegion();
   w.end();
   g.state32(CTL.codeLimit);
   w.i32Const(-1).op(i32.ne).if();

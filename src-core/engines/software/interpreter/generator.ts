@@ -29,6 +29,8 @@ export class InterpreterGen implements OpGen {
   dispatchDepth = 0;
   /** Type index of regions' functions. */
   regionType = 0;
+  /** Local with the link that the next dispatch may find its block through (block-links.ts). */
+  link = -1;
 
   constructor(w: CodeWriter, pc: number, called: CalledFunctions) {
     this.w = w;
@@ -303,12 +305,18 @@ export class InterpreterGen implements OpGen {
     this.#jumpRelative(codeBits, () => this.imm32());
   }
   branch(codeBits: 16 | 32 | 64, condition: () => void): void {
-    this.#jumpRelative(codeBits, () => {
-      this.imm32();
-      this.c();
-      condition();
-      this.w.select();
-    });
+    const { w } = this;
+    const taken = this.scratch(I32, 0);
+    this.#jumpRelative(
+      codeBits,
+      () => {
+        this.imm32();
+        this.c();
+        condition();
+        w.tee(taken).select();
+      },
+      taken,
+    );
   }
   skip(codeBits: 16 | 32 | 64, condition: () => void): void {
     condition();
@@ -316,18 +324,34 @@ export class InterpreterGen implements OpGen {
     this.jump(codeBits);
     this.w.end();
   }
-  #jumpRelative(codeBits: 16 | 32 | 64, offset: () => void): void {
+  /** `taken`: local that says which of its two ways a branch goes. */
+  #jumpRelative(codeBits: 16 | 32 | 64, offset: () => void, taken?: number): void {
+    const { w } = this;
     this.setState64(RIP, () => {
       this.state64(RIP);
       offset();
-      this.w.op(i64.extend_i32_s).op(i64.add);
-      this.w.lowBits(codeBits);
+      w.op(i64.extend_i32_s).op(i64.add);
+      w.lowBits(codeBits);
     });
-    this.w.br(this.w.depth - this.dispatchDepth);
+    w.get(this.#pc);
+    if (taken !== undefined) w.get(taken).op(i32.eqz).op(i32.or);
+    w.set(this.link);
+    w.br(w.depth - this.dispatchDepth);
   }
   jumpAbsolute(target: () => void): void {
     this.setState64(RIP, target);
     this.w.br(this.w.depth - this.dispatchDepth);
+  }
+  jumpVia(target: () => void): void {
+    const { w } = this;
+    const to = this.scratch(I64, 0);
+    const pc = this.#pc;
+    target();
+    w.set(to);
+    w.get(pc).get(pc).mem(i32.load16_u, UOP.c).i32Const(1).op(i32.add).i32Const(0);
+    w.get(pc).mem(i32.load, UOP.imm).get(to).op(i32.wrap_i64).op(i32.eq).select().mem(i32.store16, UOP.c);
+    w.get(pc).get(to).op(i32.wrap_i64).mem(i32.store, UOP.imm);
+    this.jumpAbsolute(() => w.get(to));
   }
   leave(): void {
     this.w.i32Const(EXIT.check).return();

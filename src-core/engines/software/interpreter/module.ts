@@ -62,7 +62,9 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   const region = w.local(I32);
   /** 1: a region has refused to run what stands at RIP, which is interpreted therefore. */
   const refused = w.local(I32);
+  const link = w.local(I32);
   const g = new InterpreterGen(w, pc, called);
+  g.link = link;
   g.regionType = module.functionType([I32], [I32]);
   const makeFlags = (): void => {
     g.state32(CTL.flagsKind);
@@ -76,7 +78,7 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   w.get(resumeAt).set(pc).i32Const(0).set(resumeAt);
   w.br(1);
   w.end();
-  emitDispatch(g, block, region, refill);
+  emitDispatch(g, { block, region, link }, refill);
   emitRegionCall(g, { block, region, pc, refused }, makeFlags);
   makeFlags();
   const heat = g.scratch(I32, 0);

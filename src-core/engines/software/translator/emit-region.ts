@@ -3,10 +3,17 @@ import { CodeWriter } from '../../../wasm/writer.ts';
 import { CTL, RIP, TLB } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { type CachedBlock, regionCell } from '../cached-block.ts';
-import { ENTRY, REGION } from '../exit.ts';
+import { ENTRY, REGION, SITE } from '../exit.ts';
 import { RegionGen } from './generator.ts';
 import type { RegionImports } from './imports.ts';
-import { type PageGuard, type Region, type RegionEdge, type RegionNode, RETURN_EDGE } from './region.ts';
+import {
+  type PageGuard,
+  type Region,
+  type RegionEdge,
+  type RegionNode,
+  RETURN_EDGE,
+  VIA_EDGE,
+} from './region.ts';
 import { dirtyRegisters, flagsLiveness, registersOf } from './liveness.ts';
 import type { ControlFlow, RegionPlace, RegisterSet } from './step.ts';
 
@@ -58,6 +65,7 @@ class RegionEmitter {
   readonly #regionType: number;
   /** Arena address of the count of its entries. */
   readonly #entries: number;
+  readonly #siteTable: number;
 
   constructor(region: Region, imports: RegionImports, place: RegionPlace, record: RecordSite) {
     this.#record = record;
@@ -72,6 +80,7 @@ class RegionEmitter {
     }
     this.#g = new RegionGen(this.#w, imports, region, place, used, written);
     this.#entries = place.entries;
+    this.#siteTable = place.siteTable;
     this.#floor = this.#w.local(I32);
     this.#target = this.#w.local(I64);
     for (const node of region.nodes) {
@@ -265,7 +274,8 @@ class RegionEmitter {
         w.unreachable();
       },
       skip: (codeBits, condition, offset) => split(condition, () => this.#go(node, codeBits, offset)),
-      jumpAbsolute: (target) => this.#jumpAbsolute(node, target),
+      jumpAbsolute: (target) => this.#jumpAbsolute(node, target, node.edges.get(RETURN_EDGE)),
+      jumpVia: (target) => this.#jumpAbsolute(node, target, node.edges.get(VIA_EDGE)),
     };
   }
 
@@ -306,6 +316,7 @@ class RegionEmitter {
     for (const guard of edge.guards) this.#emitGuard(guard, delta);
     if (!target) {
       if (edge.chain) this.#chain(node, edge, edge.chain);
+      else if (edge.learns) g.out.resumeHere();
       else this.#exit(delta, undefined);
       return;
     }
@@ -390,13 +401,12 @@ class RegionEmitter {
     on();
   }
 
-  /** A jump to a computed address: where a call that the region followed returns to, or out. */
-  #jumpAbsolute(node: RegionNode, target: () => void): void {
+  /** A jump to a computed address: where a call that the region followed returns to, where it went so far, or out. */
+  #jumpAbsolute(node: RegionNode, target: () => void, predicted: RegionEdge | undefined): void {
     const w = this.#w;
     const g = this.#g;
-    const predicted = node.edges.get(RETURN_EDGE);
     target();
-    if (predicted?.target) {
+    if (predicted && (predicted.target ?? predicted.chain)) {
       const on = this.#fork();
       w.tee(this.#target);
       g.frame.pushRip(predicted.delta);
@@ -406,6 +416,12 @@ class RegionEmitter {
       on();
     } else {
       w.set(this.#target);
+    }
+    if (node.via?.learns) {
+      w.i32Const(0).get(this.#target).op(i32.wrap_i64);
+      w.mem(i32.store, this.#siteTable + node.order * SITE.entrySize + SITE.target);
+      g.out.resumeHere();
+      return;
     }
     w.get(this.#target).set(g.frame.exitRip);
     this.#leave(undefined);

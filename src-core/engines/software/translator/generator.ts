@@ -230,6 +230,9 @@ export class RegionGen implements OpGen {
   jumpAbsolute(target: () => void): void {
     this.frame.step.control.jumpAbsolute(target);
   }
+  jumpVia(target: () => void): void {
+    this.frame.step.control.jumpVia(target);
+  }
   leave(): void {
     this.flags.settle();
     this.registers.storeDirty();

@@ -38,8 +38,20 @@ export interface RegionEdge {
   chain: CachedBlock | undefined;
   /** Checks to make before going to either. */
   guards: readonly PageGuard[];
+  /** What stands there was not known; leaving for it is worth knowing. */
+  learns: boolean;
   /** A call that was not followed: where in this region its return leads. */
   after: RegionEdge | undefined;
+}
+
+/** An indirect jump or call of a region. A function that is part of it, as thunks are, has one for each call. */
+export interface ViaSite {
+  /** 0, or where the function that it is in returns to: arena address. */
+  readonly from: number;
+  /** Where it went to so far, from its block's start; undefined where that is not known, or keeps changing. */
+  readonly distance: number | undefined;
+  /** Going elsewhere is worth knowing. */
+  readonly learns: boolean;
 }
 
 /** A block's place in a region. The same block may stand in it several times, under different calls. */
@@ -49,7 +61,9 @@ export interface RegionNode {
   /** Offset of its first instruction from RIP at entry. */
   readonly delta: number;
   readonly frame: CallFrame | undefined;
-  /** Ways out, by the offset from this block's start that the operations name; -1: the predicted return. */
+  /** What is known of where an indirect jump or call at its end goes. */
+  via: ViaSite | undefined;
+  /** Ways out, by the offset from this block's start that the operations name, or by one of the keys below. */
   readonly edges: Map<number, RegionEdge>;
   /** Position in reverse postorder. */
   order: number;
@@ -92,6 +106,10 @@ export interface RegionSource {
   wanted(block: CachedBlock): boolean;
   /** Whether regions may go on to one another. */
   readonly chaining: boolean;
+  /** Whether regions are translated anew when more is known. */
+  readonly adaptive: boolean;
+  /** What is known of the indirect jump at the end of a block, for a place of it (ViaSite); `delta`: of the block. */
+  via(block: CachedBlock, from: number, delta: number): ViaSite;
   /** See Region. */
   readonly oneUserBank: boolean;
   lift(block: CachedBlock): LiftedBlock | undefined;
@@ -99,9 +117,11 @@ export interface RegionSource {
   page(pages: number): number;
 }
 
-/** Keys in a node's edges that are not offsets: the predicted return, and where a call comes back to. */
+/** Keys in a node's edges that are not offsets: the predicted return, and where a call comes back to... */
 export const RETURN_EDGE = Number.MIN_SAFE_INTEGER;
 export const AFTER_CALL_EDGE = Number.MIN_SAFE_INTEGER + 1;
+/** ...and where an indirect jump or call went to so far. */
+export const VIA_EDGE = Number.MIN_SAFE_INTEGER + 2;
 
 /** Grows a region from its entry along the blocks that were executed. Undefined where there is nothing to translate. */
 export function buildRegion(entryBlock: CachedBlock, source: RegionSource): Region | undefined {
@@ -193,6 +213,7 @@ class RegionBuilder {
       lifted,
       delta,
       frame,
+      via: undefined,
       edges: new Map(),
       order: -1,
       dominator: undefined,
@@ -213,7 +234,7 @@ class RegionBuilder {
       const [kind, bits] = controlKind(def);
       if (kind === undefined || bits !== codeBits) continue;
       if (kind === 'jmp' && lifted.exit?.kind === 'call') {
-        this.#call(node, imm, delta + lifted.exit.next);
+        this.#call(node, imm, delta + imm, delta + lifted.exit.next);
         continue;
       }
       this.#edge(node, imm, delta + imm, node.frame);
@@ -222,21 +243,39 @@ class RegionBuilder {
     if (lifted.exit?.kind === 'return' && node.frame) {
       this.#edge(node, RETURN_EDGE, node.frame.returnDelta, node.frame.parent);
     }
+    if (lifted.exit?.kind === 'via') this.#via(node, lifted.exit.next);
+  }
+
+  /** Goes where an indirect jump or call went so far. */
+  #via(node: RegionNode, next: number | undefined): void {
+    const { frame } = node;
+    const from = frame ? this.#place(frame.returnDelta)?.arena : 0;
+    if (from === undefined) return;
+    node.via = this.#source.via(node.block, from, node.delta);
+    const { distance } = node.via;
+    if (distance === undefined) return;
+    const delta = node.delta + distance;
+    if (next !== undefined) this.#call(node, VIA_EDGE, delta, node.delta + next);
+    else if (frame) this.#callFrom(node, VIA_EDGE, delta, frame);
+    else this.#edge(node, VIA_EDGE, delta, undefined);
+  }
+
+  #call(node: RegionNode, key: number, delta: number, returnDelta: number): void {
+    const depth = (node.frame?.depth ?? 0) + 1;
+    this.#callFrom(node, key, delta, { returnDelta, parent: node.frame, depth });
   }
 
   /** A small callee is followed; another one's own region is called, and this region goes on behind it. */
-  #call(node: RegionNode, offset: number, returnDelta: number): void {
-    const delta = node.delta + offset;
-    const depth = (node.frame?.depth ?? 0) + 1;
+  #callFrom(node: RegionNode, key: number, delta: number, { returnDelta, parent, depth }: CallFrame): void {
     const place = this.#place(delta);
     const callee = place && this.#source.block(place.arena, this.#modeKey);
     if (callee && depth <= CALL_DEPTH_MAX && this.#isSmall(callee, delta)) {
-      this.#edge(node, offset, delta, this.#push(node.frame, returnDelta, depth));
+      this.#edge(node, key, delta, this.#push(parent, returnDelta, depth));
       return;
     }
-    const edge = this.#edge(node, offset, delta, undefined, false);
+    const edge = this.#edge(node, key, delta, undefined, false);
     if (!edge?.chain) return;
-    const after = this.#edge(node, AFTER_CALL_EDGE, returnDelta, node.frame);
+    const after = this.#edge(node, AFTER_CALL_EDGE, returnDelta, parent);
     if (after?.target) edge.after = after;
     else node.edges.delete(AFTER_CALL_EDGE);
   }
@@ -254,6 +293,7 @@ class RegionBuilder {
       const lifted = this.#lift(block);
       if (!lifted) return false;
       const at = delta + block.code - callee.code;
+      if (lifted.exit?.kind === 'via' && lifted.exit.next !== undefined) return false;
       const call = lifted.exit?.kind === 'call' ? lifted.exit : undefined;
       for (const { def, imm, c } of lifted.ops) {
         const [kind] = controlKind(def);
@@ -303,11 +343,21 @@ class RegionBuilder {
     follow = true,
   ): RegionEdge | undefined {
     if (node.edges.has(key)) return undefined;
-    const edge: RegionEdge = { delta, target: undefined, chain: undefined, guards: [], after: undefined };
+    const edge: RegionEdge = {
+      delta,
+      target: undefined,
+      chain: undefined,
+      guards: [],
+      learns: false,
+      after: undefined,
+    };
     node.edges.set(key, edge);
     const place = this.#place(delta);
     const block = place && this.#source.block(place.arena, this.#modeKey);
-    if (!block) return edge;
+    if (!block) {
+      edge.learns = this.#source.adaptive;
+      return edge;
+    }
     const guards: PageGuard[] = [];
     if (pageOf(this.#inPage + delta) !== pageOf(this.#inPage + node.delta) && place.page !== 0) {
       guards.push({ delta, arena: place.arena });

@@ -41,6 +41,7 @@ export interface ControlFlow {
   branch(codeBits: 16 | 32 | 64, condition: () => void, taken: number, otherwise: number): void;
   skip(codeBits: 16 | 32 | 64, condition: () => void, offset: number): void;
   jumpAbsolute(target: () => void): void;
+  jumpVia(target: () => void): void;
 }
 
 /** Whether doing an operation again, with the same state but for temporaries, changes nothing. */

@@ -1,4 +1,5 @@
 import type { CachedBlock } from '../cached-block.ts';
+import type { ViaSite } from './region.ts';
 
 /** A region that was translated. */
 export interface Translation {
@@ -29,6 +30,10 @@ export interface TranslatedNode {
   readonly delta: number;
   /** The region may be entered here, when it is translated anew for that. */
   readonly enterable: boolean;
+  /** An indirect jump at its end. */
+  readonly via: ViaSite | undefined;
+  /** Where it leads to and nothing was known: offsets from the block's start. */
+  readonly open: readonly number[];
 }
 
 /** The blocks a translation holds. */

@@ -1,5 +1,6 @@
 import { ARENA, type Arena } from '../../../machine/arena.ts';
-import type { OpDef } from '../../../ir/op.ts';
+import { type OpDef, ops } from '../../../ir/op.ts';
+import '../../../ir/ops/index.ts';
 import { type CodeWriter, ModuleWriter } from '../../../wasm/writer.ts';
 import type { TranslatorStatistics } from '../../../protocol/inspection.ts';
 import type { TranslatorOptions } from '../../../protocol/machine-config.ts';
@@ -13,8 +14,19 @@ import { BLOCK, ENTRY, SITE, UOP } from '../exit.ts';
 import type { RunTime } from '../run-time.ts';
 import { type AccessCause, type AccessForm, Adaptations } from './adaptation.ts';
 import { emitRegion, type RecordSite } from './emit-region.ts';
+import { IndirectTargets } from './indirect-targets.ts';
 import { declareRegionImports, type RegionImportValues } from './imports.ts';
-import { buildRegion, type Region, type RegionNode, type RegionSource } from './region.ts';
+import {
+  AFTER_CALL_EDGE,
+  buildRegion,
+  controlKind,
+  type Region,
+  type RegionNode,
+  type RegionSource,
+  RETURN_EDGE,
+  VIA_EDGE,
+  type ViaSite,
+} from './region.ts';
 import { Rings } from './rings.ts';
 import type { FormOf } from './step.ts';
 import { optimiseSoon } from './tiering.ts';
@@ -42,6 +54,8 @@ const RUNS_PER_LOOK = 512;
 /** They go when so many looks in a row saw no entry, so many after each run. */
 const LOOKS_UNUSED_MAX = 4;
 const RETIRED_PER_RUN = 16;
+/** Where an indirect jump went is believed when it went there so often in a row, or since it was first executed. */
+const BELIEVED_MIN = 32;
 /** A block belongs into a region when it was executed at least once for so many executions of the threshold. */
 const WARM_SHARE = 8;
 
@@ -74,6 +88,7 @@ export class Translator {
   readonly #time: RunTime;
   readonly #options: TranslatorOptions;
   readonly #adaptations: Adaptations;
+  readonly #targets: IndirectTargets;
   /** Blocks whose adaptations changed while they were being executed. */
   readonly #outdated = new Set<CachedBlock>();
   /** Dropped regions that are to be translated anew when their code is next executed, by where they begin. */
@@ -130,6 +145,7 @@ export class Translator {
     this.#time = time;
     this.#options = options;
     this.#adaptations = new Adaptations(cpu.accounting);
+    this.#targets = new IndirectTargets(cpu.accounting);
     this.table = new WebAssembly.Table({ element: 'anyfunc', initial: SLOTS, maximum: SLOTS });
   }
 
@@ -188,6 +204,7 @@ export class Translator {
         }
         return page;
       },
+      via: (candidate, from, delta) => this.#viaSite(candidate, from, linear + delta),
       warm: (candidate) => {
         const isWarm = kept.has(candidate) || this.#isWarm(candidate);
         if (isWarm) warm.add(candidate);
@@ -219,7 +236,13 @@ export class Translator {
         blocks: this.#blocks.count,
       },
       wasmBytes: code.code.length,
-      nodes: region.nodes.map(({ block: held, delta, enterable }) => ({ block: held, delta, enterable })),
+      nodes: region.nodes.map((node) => ({
+        block: node.block,
+        delta: node.delta,
+        enterable: node.enterable,
+        via: node.via,
+        open: openOf(node),
+      })),
       chains: chainsOf(region),
       entriesSeen: 0,
       looksUnused: 0,
@@ -260,6 +283,7 @@ export class Translator {
       u32[(entry + SITE.block) >> 2] = node.block.address;
       i32[(entry + SITE.delta) >> 2] = node.delta;
       i32[(entry + SITE.unpaid) >> 2] = unpaid;
+      u32[(entry + SITE.target) >> 2] = 0;
     });
   }
 
@@ -283,7 +307,7 @@ export class Translator {
     if (this.#outdated.size > 0) {
       const blocks = [...this.#outdated];
       this.#outdated.clear();
-      this.#retranslate(blocks);
+      this.#retranslateAll(blocks);
     }
     this.#runs++;
     this.#retireUnused();
@@ -366,14 +390,15 @@ export class Translator {
     }
   }
 
-  /** Whether a block is part of a region. */
+  /** Whether a block is part of a region, or one that a region goes on to: without it that would be nothing. */
   holds(block: CachedBlock): boolean {
-    return this.#byBlock.has(block);
+    return this.#byBlock.has(block) || this.#byChain.has(block);
   }
 
   /** A block's code changed: the regions that hold it are not entered again. */
   blockDied(block: CachedBlock): void {
     this.#adaptations.forget(block);
+    this.#targets.forget(block);
     this.#outdated.delete(block);
     this.#seeds.delete(block);
     this.#dropAll(block);
@@ -422,6 +447,7 @@ export class Translator {
     this.#waiting = [];
     this.#waitingBytes = 0;
     this.#adaptations.clear();
+    this.#targets.clear();
     this.#outdated.clear();
     this.#seeds.clear();
   }
@@ -430,7 +456,71 @@ export class Translator {
   left(block: CachedBlock, uop: number): void {
     if (!this.#options.adaptive) return;
     const index = indexOf(block, uop);
-    if (this.#adaptations.left(block, index, this.#accessesAt(block, index))) this.#retranslate([block]);
+    const def = ops()[this.#arena.u16[(uop + UOP.op) >> 1]!]!;
+    if (def.name === 'jvia') this.#learnTargets(block);
+    else if (controlKind(def)[0] !== undefined) this.#relink(block);
+    else if (this.#adaptations.left(block, index, this.#accessesAt(block, index))) {
+      this.#retranslateAll([block]);
+    }
+  }
+
+  /**
+   * A block, at which RIP stands, leads to what its regions did not know when they were translated: those that would know it
+   * now are translated anew.
+   */
+  #relink(block: CachedBlock): void {
+    const linear = this.#linearOf(block);
+    const known = (offset: number): boolean => {
+      const to = linear + offset;
+      const page = this.#pageAfter(block.modeKey, to, 0);
+      return (
+        page >= 0 &&
+        this.#blocks.peek(page + (wrapped(block.modeKey, to) & (PAGE - 1)), block.modeKey) !== undefined
+      );
+    };
+    const holders = (this.#byBlock.get(block) ?? []).filter(({ nodes }) =>
+      nodes.some((node) => node.block === block && node.open.some(known)),
+    );
+    if (holders.length > 0 && this.#adaptations.mayRelink(block)) this.#retranslate(holders);
+  }
+
+  /** Asks the regions that hold a block, at which RIP stands, where the indirect jump at its end went. */
+  #learnTargets(block: CachedBlock): void {
+    const { u32 } = this.#arena;
+    const holders = this.#byBlock.get(block) ?? [];
+    const changed = new Set<number>();
+    for (const { slot, nodes } of holders) {
+      for (const [order, { block: held, via }] of nodes.entries()) {
+        if (held !== block || !via?.learns) continue;
+        const cell = (siteTableOf(slot) + order * SITE.entrySize + SITE.target) >> 2;
+        const target = u32[cell]!;
+        u32[cell] = 0;
+        if (target === 0) continue;
+        if (this.#targets.seen(block, via.from, distanceTo(block, target, u32[RIP >> 2]!)))
+          changed.add(via.from);
+      }
+    }
+    if (changed.size === 0) {
+      this.#relink(block);
+      return;
+    }
+    this.#retranslate(
+      holders.filter(({ nodes }) =>
+        nodes.some(({ block: held, via }) => held === block && via?.learns === true && changed.has(via.from)),
+      ),
+    );
+  }
+
+  /** What is known of the indirect jump at the end of a block, which stands at a linear address. */
+  #viaSite(block: CachedBlock, from: number, linear: number): ViaSite {
+    if (!this.#options.adaptive) return { from, distance: undefined, learns: false };
+    const uop =
+      block.address + BLOCK.header + (this.#arena.u16[(block.address + BLOCK.ops) >> 1]! - 1) * UOP.size;
+    const repeats = this.#arena.u16[(uop + UOP.c) >> 1]!;
+    const target = this.#arena.u32[(uop + UOP.imm) >> 2]!;
+    const isBelieved = target !== 0 && repeats >= Math.min(BELIEVED_MIN, this.#options.threshold - 1);
+    const offset = isCode64(block.modeKey) ? linear : linear - this.#cpu.u32[CTL.codeBase >> 2]!;
+    return this.#targets.at(block, from, isBelieved ? distanceTo(block, target, offset) : undefined);
   }
 
   /** The memory accesses of the instruction that an operation belongs to. */
@@ -453,13 +543,17 @@ export class Translator {
     if (this.#adaptations.executed(block, indexOf(block, uop), cause)) this.#outdated.add(block);
   }
 
+  /** What holds any of these blocks is translated anew. */
+  #retranslateAll(blocks: readonly CachedBlock[]): void {
+    this.#retranslate([...new Set(blocks.flatMap((block) => this.#byBlock.get(block) ?? []))]);
+  }
+
   /**
-   * What holds any of these blocks is translated anew: the regions entered most often at once, as they are hot, others when
-   * their code is next executed. One small function may be part of dozens.
+   * Translates anew: the regions entered most often at once, as they are hot, others when their code is next executed. One
+   * small function may be part of dozens.
    */
-  #retranslate(blocks: readonly CachedBlock[]): void {
-    const old = new Set(blocks.flatMap((block) => this.#byBlock.get(block) ?? []));
-    const again = [...old]
+  #retranslate(old: readonly Translation[]): void {
+    const again = old
       .map((translation) => ({
         seed: this.#again(translation),
         linear: translation.origin.linear,
@@ -526,6 +620,12 @@ export class Translator {
       warm: (block) => origin.warm.includes(block),
       wanted: (block) => origin.wanted.includes(block),
       begun: (block) => origin.begun.includes(block),
+      via: (block, from) =>
+        nodes.find(({ block: held, via }) => held === block && via?.from === from)?.via ?? {
+          from,
+          distance: undefined,
+          learns: false,
+        },
       block: (code, modeKey) => {
         const block = this.#blocks.peek(code, modeKey);
         return block && block.id < origin.blocks ? block : undefined;
@@ -585,11 +685,12 @@ export class Translator {
     return !translation.chains.includes(entry);
   }
 
-  get #source(): Omit<RegionSource, 'page' | 'wanted' | 'begun'> {
+  get #source(): Omit<RegionSource, 'page' | 'wanted' | 'begun' | 'via'> {
     return {
       block: (code, modeKey) => this.#blocks.peek(code, modeKey),
       warm: (candidate) => this.#isWarm(candidate),
       chaining: this.#options.chaining,
+      adaptive: this.#options.adaptive,
       oneUserBank: this.#options.addressSpaces === 'flush',
       lift: (candidate) => this.#lift(candidate),
     };
@@ -621,6 +722,24 @@ export class Translator {
     return (low + i32[entry + (TLB.addend >> 2)]!) >>> 0;
   }
 }
+
+/** How far it is from a block at RIP to a target, both known by their low halves. */
+function distanceTo({ modeKey }: CachedBlock, target: number, rip: number): number {
+  return isCode64(modeKey) ? (target - rip) | 0 : (target >>> 0) - (rip >>> 0);
+}
+
+/** Where a node leads to and nothing was known. */
+function openOf({ edges, via }: RegionNode): readonly number[] {
+  const open: number[] = [];
+  for (const [key, { learns }] of edges) {
+    if (!learns) continue;
+    if (key === VIA_EDGE) open.push(via!.distance!);
+    else if (key !== RETURN_EDGE && key !== AFTER_CALL_EDGE) open.push(key);
+  }
+  return open.length > 0 ? open : NONE;
+}
+
+const NONE: readonly number[] = [];
 
 function isCode64(modeKey: number): boolean {
   return (modeKey & MODE.codeSizeMask) === MODE.code64;
