@@ -34,6 +34,8 @@ export interface GeneratorOptions {
 
 const BUDGET = 4000;
 const BUDGET_LONG = 160_000;
+/** A function that goes where the accumulator says, behind those that there may be. */
+const THUNK = 'F9';
 const HOT_BLOCKS = 6;
 const BLOCKS = 24;
 const FLAG_IF = 0x200;
@@ -110,6 +112,7 @@ class ProgramGenerator {
     for (let index = 0; index < this.#main; index++) blocks.push(this.#block(index));
     blocks.push({ label: `B${this.#main}`, pieces: [`int ${VECTOR_EXIT}`] });
     for (let index = 0; index < this.#functions; index++) blocks.push(...this.#function(index));
+    if (this.#functions > 0) blocks.push({ label: THUNK, pieces: [`jmp ${accumulator(env.bits)}`] });
     for (const island of this.#islands) blocks.push({ label: island, pieces: ['dq 0x1122334455667788, 3'] });
     const halves: Halves = [0, 0];
     const registers = Array.from({ length: env.bits === 64 ? 16 : 8 }, () => {
@@ -284,12 +287,24 @@ class ProgramGenerator {
     if (this.#functions === 0) return 'nop';
     const target = `F${random.below(this.#functions)}`;
     const { bits } = this.#env;
-    switch (random.below(5)) {
-      case 0: {
-        const register = bits === 64 ? 'rax' : bits === 32 ? 'eax' : 'ax';
-        return bits === 64
-          ? `lea rax, [rip+${target}]\ncall rax`
-          : `mov ${register}, ${target}\ncall ${register}`;
+    const load = (name: string): string =>
+      bits === 64 ? `lea rax, [rip+${name}]` : `mov ${accumulator(bits)}, ${name}`;
+    switch (random.below(8)) {
+      case 0:
+        return `${load(target)}\ncall ${accumulator(bits)}`;
+      case 3:
+        return `${load(target)}\ncall ${THUNK}`;
+      case 4: {
+        // In a loop, to one function or to another one.
+        const counter = this.#operands.absolute(FUEL + random.below(FUEL_COUNT) * 4, 32);
+        const again = this.#local();
+        const call = this.#local();
+        const other = `F${random.below(this.#functions)}`;
+        const via = random.pick([accumulator(bits), THUNK]);
+        return [
+          `${again}: ${load(target)}\ntest byte ${this.#operands.absolute(FUEL, 8)}, ${random.pick([1, 4, 64])}`,
+          `jz ${call}\n${load(other)}\n${call}: call ${via}\ndec ${counter}\njg ${again}`,
+        ].join('\n');
       }
       case 1: {
         // Where am I: a call that never returns.
@@ -399,4 +414,9 @@ class ProgramGenerator {
     }
     throw new Error('weights do not add up');
   }
+}
+
+/** RAX as wide as addresses of code are. */
+function accumulator(bits: 16 | 32 | 64): string {
+  return bits === 64 ? 'rax' : bits === 32 ? 'eax' : 'ax';
 }

@@ -113,12 +113,7 @@ export function emitDispatch(
   const entry = g.scratch(I32, 1);
   const code = g.scratch(I32, 2);
   const setRegion = (): void => {
-    w.get(block)
-      .mem(i32.load, BLOCK.index)
-      .i32Const(2)
-      .op(i32.shl)
-      .mem(i32.load, ARENA.regionOf)
-      .set(region);
+    w.get(block).mem(i32.load, BLOCK.index).i32Const(2).op(i32.shl).mem(i32.load, ARENA.regionOf).set(region);
   };
   w.get(block).op(i32.eqz).if();
   g.state64(RIP);

@@ -351,6 +351,7 @@ export class InterpreterGen implements OpGen {
     w.get(pc).get(pc).mem(i32.load16_u, UOP.c).i32Const(1).op(i32.add).i32Const(0);
     w.get(pc).mem(i32.load, UOP.imm).get(to).op(i32.wrap_i64).op(i32.eq).select().mem(i32.store16, UOP.c);
     w.get(pc).get(to).op(i32.wrap_i64).mem(i32.store, UOP.imm);
+    w.get(pc).set(this.link);
     this.jumpAbsolute(() => w.get(to));
   }
   leave(): void {

@@ -12,7 +12,7 @@ import {
   type RegionEdge,
   type RegionNode,
   RETURN_EDGE,
-  VIA_EDGE,
+  viaEdges,
 } from './region.ts';
 import { dirtyRegisters, flagsLiveness, registersOf } from './liveness.ts';
 import type { ControlFlow, RegionPlace, RegisterSet } from './step.ts';
@@ -274,8 +274,13 @@ class RegionEmitter {
         w.unreachable();
       },
       skip: (codeBits, condition, offset) => split(condition, () => this.#go(node, codeBits, offset)),
-      jumpAbsolute: (target) => this.#jumpAbsolute(node, target, node.edges.get(RETURN_EDGE)),
-      jumpVia: (target) => this.#jumpAbsolute(node, target, node.edges.get(VIA_EDGE)),
+      jumpAbsolute: (target) => this.#jumpAbsolute(node, target, returnEdges(node)),
+      jumpVia: (target) =>
+        this.#jumpAbsolute(
+          node,
+          target,
+          viaEdges(node).map(({ edge }) => edge),
+        ),
     };
   }
 
@@ -402,20 +407,20 @@ class RegionEmitter {
   }
 
   /** A jump to a computed address: where a call that the region followed returns to, where it went so far, or out. */
-  #jumpAbsolute(node: RegionNode, target: () => void, predicted: RegionEdge | undefined): void {
+  #jumpAbsolute(node: RegionNode, target: () => void, predicted: readonly RegionEdge[]): void {
     const w = this.#w;
     const g = this.#g;
     target();
-    if (predicted && (predicted.target ?? predicted.chain)) {
+    w.set(this.#target);
+    for (const edge of predicted) {
+      if (!(edge.target ?? edge.chain)) continue;
       const on = this.#fork();
-      w.tee(this.#target);
-      g.frame.pushRip(predicted.delta);
+      w.get(this.#target);
+      g.frame.pushRip(edge.delta);
       w.op(i64.eq).if();
-      this.#follow(node, predicted);
+      this.#follow(node, edge);
       w.end();
       on();
-    } else {
-      w.set(this.#target);
     }
     if (node.via?.learns) {
       w.i32Const(0).get(this.#target).op(i32.wrap_i64);
@@ -445,6 +450,11 @@ class RegionEmitter {
     g.registers.storeDirty();
     g.frame.storeBudget();
   }
+}
+
+function returnEdges({ edges }: RegionNode): readonly RegionEdge[] {
+  const edge = edges.get(RETURN_EDGE);
+  return edge ? [edge] : [];
 }
 
 /** Whether a branch is likely taken: only one of its sides leads out of the region. */

@@ -11,6 +11,8 @@ const INSTRUCTIONS_MAX = 500;
 const CALL_DEPTH_MAX = 2;
 const CALLEE_BLOCKS_MAX = 6;
 const CALLEE_INSTRUCTIONS_MAX = 48;
+/** Targets of an indirect jump or call that a region knows. */
+export const TARGETS_MAX = 3;
 const PAGE = 4096;
 
 /** A page other than the entry's whose translation must be checked before code in it is entered. */
@@ -48,8 +50,8 @@ export interface RegionEdge {
 export interface ViaSite {
   /** 0, or where the function that it is in returns to: arena address. */
   readonly from: number;
-  /** Where it went to so far, from its block's start; undefined where that is not known, or keeps changing. */
-  readonly distance: number | undefined;
+  /** Where it went to so far, as far as that is known: from its block's start, what was known first first. */
+  readonly distances: readonly number[];
   /** Going elsewhere is worth knowing. */
   readonly learns: boolean;
 }
@@ -117,11 +119,27 @@ export interface RegionSource {
   page(pages: number): number;
 }
 
-/** Keys in a node's edges that are not offsets: the predicted return, and where a call comes back to... */
+/** Keys in a node's edges that are not offsets: the predicted return, and where calls come back to... */
 export const RETURN_EDGE = Number.MIN_SAFE_INTEGER;
-export const AFTER_CALL_EDGE = Number.MIN_SAFE_INTEGER + 1;
-/** ...and where an indirect jump or call went to so far. */
-export const VIA_EDGE = Number.MIN_SAFE_INTEGER + 2;
+const AFTER_CALL_EDGE = Number.MIN_SAFE_INTEGER + 1;
+/** ...and where indirect jumps and calls went to so far; behind each of them where it comes back to. */
+const VIA_EDGE = Number.MIN_SAFE_INTEGER + 2;
+const KEYS_END = VIA_EDGE + 2 * TARGETS_MAX;
+
+/** The ways on that lead to an offset from a node's start, known calls and jumps among them. */
+export function waysOf(node: RegionNode): { offset: number; edge: RegionEdge }[] {
+  const ways = viaEdges(node).map(({ distance, edge }) => ({ offset: distance, edge }));
+  for (const [key, edge] of node.edges) if (key > KEYS_END) ways.push({ offset: key, edge });
+  return ways;
+}
+
+/** The edges of an indirect jump or call to where it went so far, by the distances in its ViaSite. */
+export function viaEdges({ via, edges }: RegionNode): { distance: number; edge: RegionEdge }[] {
+  return (via?.distances ?? []).flatMap((distance, index) => {
+    const edge = edges.get(VIA_EDGE + 2 * index);
+    return edge ? [{ distance, edge }] : [];
+  });
+}
 
 /** Grows a region from its entry along the blocks that were executed. Undefined where there is nothing to translate. */
 export function buildRegion(entryBlock: CachedBlock, source: RegionSource): Region | undefined {
@@ -178,7 +196,9 @@ class RegionBuilder {
    */
   #furtherEntries(nodes: readonly RegionNode[]): RegionNode[] {
     if (!this.#source.chaining) return [];
-    const returns = new Set(nodes.map(({ edges }) => edges.get(AFTER_CALL_EDGE)?.target));
+    const returns = new Set(
+      nodes.flatMap(({ edges }) => [...edges.values()].map(({ after }) => after?.target)),
+    );
     const inLoops = loopBodies(nodes);
     for (const node of nodes) {
       node.enterable =
@@ -234,7 +254,7 @@ class RegionBuilder {
       const [kind, bits] = controlKind(def);
       if (kind === undefined || bits !== codeBits) continue;
       if (kind === 'jmp' && lifted.exit?.kind === 'call') {
-        this.#call(node, imm, delta + imm, delta + lifted.exit.next);
+        this.#call(node, { go: imm, after: AFTER_CALL_EDGE }, delta + imm, delta + lifted.exit.next);
         continue;
       }
       this.#edge(node, imm, delta + imm, node.frame);
@@ -252,32 +272,38 @@ class RegionBuilder {
     const from = frame ? this.#place(frame.returnDelta)?.arena : 0;
     if (from === undefined) return;
     node.via = this.#source.via(node.block, from, node.delta);
-    const { distance } = node.via;
-    if (distance === undefined) return;
-    const delta = node.delta + distance;
-    if (next !== undefined) this.#call(node, VIA_EDGE, delta, node.delta + next);
-    else if (frame) this.#callFrom(node, VIA_EDGE, delta, frame);
-    else this.#edge(node, VIA_EDGE, delta, undefined);
+    for (const [index, distance] of node.via.distances.entries()) {
+      const delta = node.delta + distance;
+      const keys = { go: VIA_EDGE + 2 * index, after: VIA_EDGE + 2 * index + 1 };
+      if (next !== undefined) this.#call(node, keys, delta, node.delta + next);
+      else if (frame) this.#callFrom(node, keys, delta, frame);
+      else this.#edge(node, keys.go, delta, undefined);
+    }
   }
 
-  #call(node: RegionNode, key: number, delta: number, returnDelta: number): void {
+  #call(node: RegionNode, keys: { go: number; after: number }, delta: number, returnDelta: number): void {
     const depth = (node.frame?.depth ?? 0) + 1;
-    this.#callFrom(node, key, delta, { returnDelta, parent: node.frame, depth });
+    this.#callFrom(node, keys, delta, { returnDelta, parent: node.frame, depth });
   }
 
   /** A small callee is followed; another one's own region is called, and this region goes on behind it. */
-  #callFrom(node: RegionNode, key: number, delta: number, { returnDelta, parent, depth }: CallFrame): void {
+  #callFrom(
+    node: RegionNode,
+    keys: { go: number; after: number },
+    delta: number,
+    { returnDelta, parent, depth }: CallFrame,
+  ): void {
     const place = this.#place(delta);
     const callee = place && this.#source.block(place.arena, this.#modeKey);
     if (callee && depth <= CALL_DEPTH_MAX && this.#isSmall(callee, delta)) {
-      this.#edge(node, key, delta, this.#push(parent, returnDelta, depth));
+      this.#edge(node, keys.go, delta, this.#push(parent, returnDelta, depth));
       return;
     }
-    const edge = this.#edge(node, key, delta, undefined, false);
+    const edge = this.#edge(node, keys.go, delta, undefined, false);
     if (!edge?.chain) return;
-    const after = this.#edge(node, AFTER_CALL_EDGE, returnDelta, parent);
+    const after = this.#edge(node, keys.after, returnDelta, parent);
     if (after?.target) edge.after = after;
-    else node.edges.delete(AFTER_CALL_EDGE);
+    else node.edges.delete(keys.after);
   }
 
   /** Whether a function's warm blocks, all in its own page, are few, and it calls nothing but what is one block itself. */

@@ -17,15 +17,13 @@ import { emitRegion, type RecordSite } from './emit-region.ts';
 import { IndirectTargets } from './indirect-targets.ts';
 import { declareRegionImports, type RegionImportValues } from './imports.ts';
 import {
-  AFTER_CALL_EDGE,
   buildRegion,
   controlKind,
   type Region,
   type RegionNode,
   type RegionSource,
-  RETURN_EDGE,
-  VIA_EDGE,
   type ViaSite,
+  waysOf,
 } from './region.ts';
 import { Rings } from './rings.ts';
 import type { FormOf } from './step.ts';
@@ -513,7 +511,7 @@ export class Translator {
 
   /** What is known of the indirect jump at the end of a block, which stands at a linear address. */
   #viaSite(block: CachedBlock, from: number, linear: number): ViaSite {
-    if (!this.#options.adaptive) return { from, distance: undefined, learns: false };
+    if (!this.#options.adaptive) return { from, distances: [], learns: false };
     const uop =
       block.address + BLOCK.header + (this.#arena.u16[(block.address + BLOCK.ops) >> 1]! - 1) * UOP.size;
     const repeats = this.#arena.u16[(uop + UOP.c) >> 1]!;
@@ -623,7 +621,7 @@ export class Translator {
       via: (block, from) =>
         nodes.find(({ block: held, via }) => held === block && via?.from === from)?.via ?? {
           from,
-          distance: undefined,
+          distances: [],
           learns: false,
         },
       block: (code, modeKey) => {
@@ -729,13 +727,9 @@ function distanceTo({ modeKey }: CachedBlock, target: number, rip: number): numb
 }
 
 /** Where a node leads to and nothing was known. */
-function openOf({ edges, via }: RegionNode): readonly number[] {
+function openOf(node: RegionNode): readonly number[] {
   const open: number[] = [];
-  for (const [key, { learns }] of edges) {
-    if (!learns) continue;
-    if (key === VIA_EDGE) open.push(via!.distance!);
-    else if (key !== RETURN_EDGE && key !== AFTER_CALL_EDGE) open.push(key);
-  }
+  for (const { offset, edge } of waysOf(node)) if (edge.learns) open.push(offset);
   return open.length > 0 ? open : NONE;
 }
 
