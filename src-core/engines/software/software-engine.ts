@@ -128,6 +128,7 @@ export class SoftwareEngine implements Engine {
       deferredFlags: instance.exports.deferredFlags as WebAssembly.ExportValue,
       locateLoad: instance.exports.locateLoad as WebAssembly.ExportValue,
       locateStore: instance.exports.locateStore as WebAssembly.ExportValue,
+      regionLookup: instance.exports.regionLookup as WebAssembly.ExportValue,
       stringRun: instance.exports.stringRun as WebAssembly.ExportValue,
       loadSegment: instance.exports.loadSegment as WebAssembly.ExportValue,
       sysenter: instance.exports.sysenter as WebAssembly.ExportValue,

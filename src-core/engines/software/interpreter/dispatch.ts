@@ -5,6 +5,7 @@ import { SLOW } from '../../../x86/mmu.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { BLOCK, ENTRY, EXIT, LOOKUP, REGION, RESUMES_PER_LOOK, SITE, UOP } from '../exit.ts';
 import { emitFollowLink, emitLink } from './block-links.ts';
+import { emitCode, emitLinear, emitTableEntry, pushTlbEntry } from './lookup.ts';
 import type { InterpreterGen } from './generator.ts';
 
 /**
@@ -115,69 +116,24 @@ export function emitDispatch(
   const setRegion = (): void => {
     w.get(block).mem(i32.load, BLOCK.index).i32Const(2).op(i32.shl).mem(i32.load, ARENA.regionOf).set(region);
   };
-  w.get(block).op(i32.eqz).if();
-  g.state64(RIP);
-  g.state64(CTL.codeBase);
-  w.op(i64.add).set(linear);
-  g.state64(CTL.codeBase);
-  w.op(i64.eqz).op(i32.eqz).if();
-  w.get(linear).i64Const(0xffffffffn).op(i64.and).set(linear);
-  w.end();
-  const pushTlbEntry = (): void => {
-    w.get(linear)
-      .i64Const(12n)
-      .op(i64.shr_u)
-      .op(i32.wrap_i64)
-      .i32Const(TLB.entries - 1)
-      .op(i32.and);
-    w.i32Const(Math.log2(TLB.entrySize)).op(i32.shl);
-    g.state32(CTL.tlbBank);
-    w.op(i32.add);
+  const miss = (): void => {
+    w.i32Const(EXIT.miss).return();
   };
-  pushTlbEntry();
-  w.tee(entry).mem(i64.load, TLB.execTag);
-  w.get(linear).i64Const(-4096n).op(i64.and).op(i64.ne).if(I32);
-  w.get(linear).op(i32.wrap_i64).get(linear).i64Const(32n).op(i64.shr_u).op(i32.wrap_i64);
-  w.i32Const(SLOW.execute | 1)
-    .call(refill)
-    .tee(code)
-    .op(i32.eqz)
-    .if();
-  w.i32Const(EXIT.miss).return();
-  w.end();
-  w.get(code);
-  w.else();
-  w.get(linear).op(i32.wrap_i64).get(entry).mem(i32.load, TLB.addend).op(i32.add);
-  w.end();
-  w.set(code);
+  w.get(block).op(i32.eqz).if();
+  emitLinear(w, linear);
+  emitCode(w, { linear, entry, code }, () => {
+    w.get(linear).op(i32.wrap_i64).get(linear).i64Const(32n).op(i64.shr_u).op(i32.wrap_i64);
+    w.i32Const(SLOW.execute | 1)
+      .call(refill)
+      .tee(code)
+      .op(i32.eqz)
+      .if();
+    miss();
+    w.end();
+  });
   emitFollowLink(w, link, code, block);
   w.get(block).op(i32.eqz).if();
-  // lookupIndex()
-  w.get(code).get(code).i32Const(13).op(i32.shr_u).op(i32.xor);
-  g.state32(CTL.modeKey);
-  w.i32Const(0x9e3779b1 | 0)
-    .op(i32.mul)
-    .op(i32.xor)
-    .i32Const(LOOKUP.entries - 2)
-    .op(i32.and);
-  w.i32Const(Math.log2(LOOKUP.entrySize)).op(i32.shl).set(entry);
-  const isOther = (): void => {
-    w.get(entry)
-      .mem(i32.load, ARENA.blockTable + LOOKUP.code)
-      .get(code)
-      .op(i32.ne);
-    w.get(entry).mem(i32.load, ARENA.blockTable + LOOKUP.mode);
-    g.state32(CTL.modeKey);
-    w.op(i32.ne).op(i32.or);
-  };
-  isOther();
-  w.if();
-  w.get(entry).i32Const(LOOKUP.entrySize).op(i32.add).set(entry);
-  isOther();
-  w.if();
-  w.i32Const(EXIT.miss).return();
-  w.end();
-  w.end();
+  emitTableEntry(w, code, entry, miss);
   w.get(entry)
     .mem(i32.load, ARENA.blockTable + LOOKUP.region)
     .set(region);
@@ -192,7 +148,7 @@ export function emitDispatch(
   w.i32Const(MODE.codeSizeMask).op(i32.and).i32Const(MODE.code64).op(i32.ne).if();
   w.get(linear).i64Const(0xffffffffn).op(i64.and).set(linear);
   w.end();
-  pushTlbEntry();
+  pushTlbEntry(w, linear);
   w.tee(entry).mem(i64.load, TLB.execTag);
   w.get(linear).op(i64.ne);
   w.get(linear).op(i32.wrap_i64).get(entry).mem(i32.load, TLB.addend).op(i32.add);

@@ -8,6 +8,7 @@ import { BLOCK, EXIT, UOP } from '../exit.ts';
 import { emitLocate, emitRefill } from '../mmu/refill.ts';
 import { emitDispatch, emitRegionCall } from './dispatch.ts';
 import { type CalledFunctions, InterpreterGen } from './generator.ts';
+import { emitRegionLookup } from './lookup.ts';
 import { emitQuick } from './quick.ts';
 import { emitStringRun } from './string-run.ts';
 
@@ -52,6 +53,8 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   emitDeferredFlags(new InterpreterGen(flagsCode, 0, called));
   module.define(deferredFlags, flagsCode);
   module.export('deferredFlags', deferredFlags);
+
+  module.export('regionLookup', emitRegionLookup(module));
 
   const run = module.declare([I32, I32], [I32]);
   const w = new CodeWriter(2);

@@ -63,6 +63,7 @@ class RegionEmitter {
   readonly #dirtyIn: ReadonlyMap<RegionNode, RegisterSet>;
   readonly #record: RecordSite;
   readonly #regionType: number;
+  readonly #regionLookup: number;
   /** Arena address of the count of its entries. */
   readonly #entries: number;
   readonly #siteTable: number;
@@ -70,6 +71,7 @@ class RegionEmitter {
   constructor(region: Region, imports: RegionImports, place: RegionPlace, record: RecordSite) {
     this.#record = record;
     this.#regionType = imports.regionType;
+    this.#regionLookup = imports.regionLookup;
     this.#region = region;
     let used = 0;
     let written = 0;
@@ -365,6 +367,28 @@ class RegionEmitter {
     on();
     g.frame.storeRip(delta);
     this.#storeState();
+    this.#callRegion(node, entry, depth, after);
+  }
+
+  /** The same for a call to wherever RIP is to be, to the region there if one can be found by looking it up. */
+  #callAny(node: RegionNode, after: RegionEdge): void {
+    const w = this.#w;
+    const g = this.#g;
+    const entry = g.scratch(I32, 13);
+    const depth = g.scratch(I32, 14);
+    w.i32Const(0).get(this.#target).mem(i64.store, RIP);
+    this.#storeState();
+    w.i32Const(0).mem(i32.load, CTL.callDepth).tee(depth).i32Const(CALL_DEPTH_MAX).op(i32.lt_s).if(I32);
+    w.call(this.#regionLookup);
+    w.else().i32Const(0).end();
+    w.tee(entry).op(i32.eqz).hint(false).if().i32Const(REGION.continue).return().end();
+    this.#callRegion(node, entry, depth, after);
+  }
+
+  /** Calls the region of an ENTRY, all state being stored, and goes on behind it. */
+  #callRegion(node: RegionNode, entry: number, depth: number, after: RegionEdge): void {
+    const w = this.#w;
+    const g = this.#g;
     w.i32Const(0).get(depth).i32Const(1).op(i32.add).mem(i32.store, CTL.callDepth);
     this.#pushEntry(entry).callIndirect(this.#regionType).set(entry);
     w.i32Const(0).get(depth).mem(i32.store, CTL.callDepth);
@@ -373,6 +397,14 @@ class RegionEmitter {
     w.i32Const(0).mem(i64.load, RIP);
     g.frame.pushRip(after.delta);
     w.op(i64.ne).op(i32.or).get(entry).op(i32.or).hint(false).if().get(entry).return().end();
+    if (!after.target && after.chain && after.guards.length === 0) {
+      // Another region begins there: nothing of this one's state is needed any more.
+      w.i32Const(0).mem(i32.load, regionCell(after.chain)).tee(entry).hint(true).if();
+      this.#pushEntry(entry).returnCallIndirect(this.#regionType);
+      w.end();
+      w.i32Const(REGION.continue).return();
+      return;
+    }
     g.reload();
     g.flags.place = 'deferred';
     g.frame.unpaid = 0;
@@ -421,6 +453,10 @@ class RegionEmitter {
       this.#follow(node, edge);
       w.end();
       on();
+    }
+    if (node.afterAny) {
+      this.#callAny(node, node.afterAny);
+      return;
     }
     if (node.via?.learns) {
       w.i32Const(0).get(this.#target).op(i32.wrap_i64);

@@ -19,6 +19,8 @@ export interface RegionImports {
    */
   slowLoad: number;
   slowStore: number;
+  /** () -> ENTRY of the region at RIP, 0 where none is known (emitRegionLookup). */
+  regionLookup: number;
   /** (micro-op) -> whether a run of string iterations is done, or its callout must look at it (emitStringRun). */
   stringRun: number;
   /** Quick, each with its parameters -> whether it did all there is to do (emitQuick). */
@@ -42,6 +44,7 @@ export function declareRegionImports(module: ModuleWriter): RegionImports {
     locateStore: module.importFunction('locateStore', [I32, I32, I32, I32], [I32]),
     slowLoad: module.importFunction('slowLoad', [I32, I32, I32, I32], [I32]),
     slowStore: module.importFunction('slowStore', [I32, I32, I32, I32], [I32]),
+    regionLookup: module.importFunction('regionLookup', [], [I32]),
     stringRun: module.importFunction('stringRun', [I32], [I32]),
     loadSegment: module.importFunction('loadSegment', [I32, I32], [I32]),
     sysenter: module.importFunction('sysenter', [], [I32]),

@@ -65,6 +65,8 @@ export interface RegionNode {
   readonly frame: CallFrame | undefined;
   /** What is known of where an indirect jump or call at its end goes. */
   via: ViaSite | undefined;
+  /** Where a call at its end comes back to that changes its target too often to know all. */
+  afterAny: RegionEdge | undefined;
   /** Ways out, by the offset from this block's start that the operations name, or by one of the keys below. */
   readonly edges: Map<number, RegionEdge>;
   /** Position in reverse postorder. */
@@ -197,7 +199,10 @@ class RegionBuilder {
   #furtherEntries(nodes: readonly RegionNode[]): RegionNode[] {
     if (!this.#source.chaining) return [];
     const returns = new Set(
-      nodes.flatMap(({ edges }) => [...edges.values()].map(({ after }) => after?.target)),
+      nodes.flatMap(({ edges, afterAny }) => [
+        afterAny?.target,
+        ...[...edges.values()].map(({ after }) => after?.target),
+      ]),
     );
     const inLoops = loopBodies(nodes);
     for (const node of nodes) {
@@ -234,6 +239,7 @@ class RegionBuilder {
       delta,
       frame,
       via: undefined,
+      afterAny: undefined,
       edges: new Map(),
       order: -1,
       dominator: undefined,
@@ -279,6 +285,13 @@ class RegionBuilder {
       else if (frame) this.#callFrom(node, keys, delta, frame);
       else this.#edge(node, keys.go, delta, undefined);
     }
+    if (node.via.learns || !this.#source.chaining) return;
+    const after =
+      next !== undefined
+        ? this.#edge(node, AFTER_CALL_EDGE, node.delta + next, frame)
+        : frame && this.#edge(node, AFTER_CALL_EDGE, frame.returnDelta, frame.parent);
+    if (after?.target ?? after?.chain) node.afterAny = after;
+    else node.edges.delete(AFTER_CALL_EDGE);
   }
 
   #call(node: RegionNode, keys: { go: number; after: number }, delta: number, returnDelta: number): void {
@@ -302,7 +315,7 @@ class RegionBuilder {
     const edge = this.#edge(node, keys.go, delta, undefined, false);
     if (!edge?.chain) return;
     const after = this.#edge(node, keys.after, returnDelta, parent);
-    if (after?.target) edge.after = after;
+    if (after?.target ?? after?.chain) edge.after = after;
     else node.edges.delete(keys.after);
   }
 
