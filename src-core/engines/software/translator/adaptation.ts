@@ -19,9 +19,6 @@ const PLAIN_BEFORE_REVERTING = 8;
 /** Why an access cannot be done through the TLB. */
 export type AccessCause = 'device' | 'page crossing' | 'code page' | 'none';
 
-/** The regions of a block are translated anew for what it leads to at most so often. */
-const RELINKS_MAX = 4;
-
 interface Adapted {
   executions: number;
   /** Looks in a row at what plain code would have done. */
@@ -37,8 +34,6 @@ export class Adaptations {
   readonly #seen = new Map<CachedBlock, Map<number, number>>();
   readonly #refilled = new Map<CachedBlock, Set<number>>();
   readonly #adapted = new Map<CachedBlock, Map<number, Adapted>>();
-  /** How often regions were translated anew as their ways on became known. */
-  readonly #relinked = new Map<CachedBlock, number>();
   /** How often accesses went back. */
   readonly #reverted = new Map<CachedBlock, Map<number, number>>();
 
@@ -94,16 +89,6 @@ export class Adaptations {
     return true;
   }
 
-  /** Whether what holds a block may be translated anew because it leads to what was not known before. Counted. */
-  mayRelink(block: CachedBlock): boolean {
-    const times = this.#relinked.get(block) ?? 0;
-    if (times >= RELINKS_MAX) return false;
-    this.#relinked.set(block, times + 1);
-    this.#accounting.count('adaptation');
-    this.#accounting.detail('adaptation', 'unknown target');
-    return true;
-  }
-
   /** An adapted access was executed. True when it goes back to its plain form. */
   executed(block: CachedBlock, index: number, causeOf: () => AccessCause): boolean {
     const list = this.#adapted.get(block);
@@ -134,7 +119,6 @@ export class Adaptations {
     this.#refilled.delete(block);
     this.#adapted.delete(block);
     this.#reverted.delete(block);
-    this.#relinked.delete(block);
   }
 
   clear(): void {
@@ -142,6 +126,5 @@ export class Adaptations {
     this.#refilled.clear();
     this.#adapted.clear();
     this.#reverted.clear();
-    this.#relinked.clear();
   }
 }

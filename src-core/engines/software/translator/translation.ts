@@ -1,4 +1,6 @@
+import { ARENA } from '../../../machine/arena.ts';
 import type { CachedBlock } from '../cached-block.ts';
+import { SITE } from '../exit.ts';
 import type { ViaSite } from './region.ts';
 
 /** A region that was translated. */
@@ -12,6 +14,7 @@ export interface Translation {
   readonly slot: number;
   /** Its nodes in reverse postorder: a region itself, with its IR, is too large to keep. */
   readonly nodes: readonly TranslatedNode[];
+  readonly ways: readonly OpenNode[];
   /** Blocks whose regions it goes on to. */
   readonly chains: readonly CachedBlock[];
   /** What its making depended on, so that the inspector can repeat it. */
@@ -30,10 +33,22 @@ export interface TranslatedNode {
   readonly delta: number;
   /** The region may be entered here, when it is translated anew for that. */
   readonly enterable: boolean;
+}
+
+/** A node whose ways on were not all known. */
+export interface OpenNode {
+  /** Its number. */
+  readonly node: number;
+  readonly block: CachedBlock;
   /** An indirect jump at its end. */
   readonly via: ViaSite | undefined;
   /** Where it leads to and nothing was known: offsets from the block's start. */
   readonly open: readonly number[];
+}
+
+/** Arena address of the sites of the region in a slot. */
+export function siteTableOf(slot: number): number {
+  return ARENA.regionSites + slot * SITE.nodes * SITE.entrySize;
 }
 
 /** The blocks a translation holds. */

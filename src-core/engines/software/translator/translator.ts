@@ -5,7 +5,6 @@ import { type CodeWriter, ModuleWriter } from '../../../wasm/writer.ts';
 import type { TranslatorStatistics } from '../../../protocol/inspection.ts';
 import type { TranslatorOptions } from '../../../protocol/machine-config.ts';
 import type { Cpu } from '../../../x86/cpu.ts';
-import { CTL, RIP, TLB } from '../../../x86/layout.ts';
 import { type LiftedBlock, liftBlock } from '../../../x86/lift/block.ts';
 import { MODE } from '../../../x86/mode.ts';
 import type { BlockCache } from '../block-cache.ts';
@@ -14,7 +13,7 @@ import { BLOCK, ENTRY, SITE, UOP } from '../exit.ts';
 import type { RunTime } from '../run-time.ts';
 import { type AccessCause, type AccessForm, Adaptations } from './adaptation.ts';
 import { emitRegion, type RecordSite } from './emit-region.ts';
-import { IndirectTargets } from './indirect-targets.ts';
+import { CodePlaces } from './code-places.ts';
 import { declareRegionImports, type RegionImportValues } from './imports.ts';
 import {
   buildRegion,
@@ -22,17 +21,17 @@ import {
   type Region,
   type RegionNode,
   type RegionSource,
-  type ViaSite,
   waysOf,
 } from './region.ts';
 import { Rings } from './rings.ts';
 import type { FormOf } from './step.ts';
 import { optimiseSoon } from './tiering.ts';
-import { blocksOf, DropCounts, type Translation } from './translation.ts';
+import { blocksOf, DropCounts, type OpenNode, siteTableOf, type Translation } from './translation.ts';
+import { TranslationIndex } from './translation-index.ts';
+import { WaysOn } from './ways-on.ts';
 
 const WASM_PAGE = 65536;
 const PAGE = 4096;
-const TWO_32 = 0x100000000;
 /** Slots of the table that translated regions are called through: most regions alive. Slot 0 stays empty. */
 const SLOTS = ARENA.regionSitesSize / (SITE.nodes * SITE.entrySize);
 /** Regions waiting for a module of their own are compiled together when so many wait. */
@@ -52,8 +51,6 @@ const RUNS_PER_LOOK = 512;
 /** They go when so many looks in a row saw no entry, so many after each run. */
 const LOOKS_UNUSED_MAX = 4;
 const RETIRED_PER_RUN = 16;
-/** Where an indirect jump went is believed when it went there so often in a row, or since it was first executed. */
-const BELIEVED_MIN = 32;
 /** A block belongs into a region when it was executed at least once for so many executions of the threshold. */
 const WARM_SHARE = 8;
 
@@ -86,7 +83,8 @@ export class Translator {
   readonly #time: RunTime;
   readonly #options: TranslatorOptions;
   readonly #adaptations: Adaptations;
-  readonly #targets: IndirectTargets;
+  readonly #places: CodePlaces;
+  readonly #ways: WaysOn;
   /** Blocks whose adaptations changed while they were being executed. */
   readonly #outdated = new Set<CachedBlock>();
   /** Dropped regions that are to be translated anew when their code is next executed, by where they begin. */
@@ -100,8 +98,8 @@ export class Translator {
   /** Translations by where they are entered. */
   readonly #byEntry = new Map<CachedBlock, Translation>();
   /** Translations by the blocks they hold, and by those whose regions they go on to. */
-  readonly #byBlock = new Map<CachedBlock, Translation[]>();
-  readonly #byChain = new Map<CachedBlock, Translation[]>();
+  readonly #byBlock = new TranslationIndex();
+  readonly #byChain = new TranslationIndex();
   #waiting: { translation: Translation; code: CodeWriter }[] = [];
   #waitingBytes = 0;
   #imported = declareRegionImports(new ModuleWriter());
@@ -143,7 +141,8 @@ export class Translator {
     this.#time = time;
     this.#options = options;
     this.#adaptations = new Adaptations(cpu.accounting);
-    this.#targets = new IndirectTargets(cpu.accounting);
+    this.#places = new CodePlaces(cpu, blocks);
+    this.#ways = new WaysOn(arena, options, cpu.accounting, this.#places);
     this.table = new WebAssembly.Table({ element: 'anyfunc', initial: SLOTS, maximum: SLOTS });
   }
 
@@ -164,7 +163,7 @@ export class Translator {
       this.#translateFrom(seed);
       return;
     }
-    for (const translation of this.#byBlock.get(block) ?? []) {
+    for (const translation of this.#byBlock.of(block)) {
       if (!translation.nodes.some((node) => node.block === block && node.enterable)) continue;
       const again = this.#again(translation);
       again.wanted.add(block);
@@ -189,7 +188,7 @@ export class Translator {
   }
 
   /** Translates the region that grows from a block, which stands at a linear address: RIP's unless given. */
-  #translateFrom({ block, wanted, held: kept }: Seed, linear = this.#linearOf(block)): void {
+  #translateFrom({ block, wanted, held: kept }: Seed, linear = this.#places.linearOf(block)): void {
     const pages = new Map<number, number>();
     const warm = new Set<CachedBlock>();
     const begun = new Set<CachedBlock>();
@@ -198,11 +197,11 @@ export class Translator {
       page: (distance) => {
         let page = pages.get(distance);
         if (page === undefined) {
-          pages.set(distance, (page = this.#pageAfter(block.modeKey, linear, distance)));
+          pages.set(distance, (page = this.#places.pageAfter(block.modeKey, linear, distance)));
         }
         return page;
       },
-      via: (candidate, from, delta) => this.#viaSite(candidate, from, linear + delta),
+      via: (candidate, from, delta) => this.#ways.site(candidate, from, linear + delta),
       warm: (candidate) => {
         const isWarm = kept.has(candidate) || this.#isWarm(candidate);
         if (isWarm) warm.add(candidate);
@@ -234,13 +233,8 @@ export class Translator {
         blocks: this.#blocks.count,
       },
       wasmBytes: code.code.length,
-      nodes: region.nodes.map((node) => ({
-        block: node.block,
-        delta: node.delta,
-        enterable: node.enterable,
-        via: node.via,
-        open: openOf(node),
-      })),
+      nodes: region.nodes.map(({ block: held, delta, enterable }) => ({ block: held, delta, enterable })),
+      ways: openNodes(region),
       chains: chainsOf(region),
       entriesSeen: 0,
       looksUnused: 0,
@@ -254,8 +248,8 @@ export class Translator {
       this.#arena.i32[heat] = Math.max(this.#arena.i32[heat]!, this.#options.threshold);
     }
     for (const entry of translation.entries) this.#byEntry.set(entry.block, translation);
-    enter(this.#byBlock, blocks, translation);
-    enter(this.#byChain, translation.chains, translation);
+    this.#byBlock.enter(blocks, translation);
+    this.#byChain.enter(translation.chains, translation);
     this.#translations.add(translation);
     this.#translated++;
     this.#waitingBytes += code.code.length;
@@ -396,7 +390,7 @@ export class Translator {
   /** A block's code changed: the regions that hold it are not entered again. */
   blockDied(block: CachedBlock): void {
     this.#adaptations.forget(block);
-    this.#targets.forget(block);
+    this.#ways.forget(block);
     this.#outdated.delete(block);
     this.#seeds.delete(block);
     this.#dropAll(block);
@@ -405,13 +399,11 @@ export class Translator {
   /** A block's place is used for others: also what goes on to its region finds nothing there any more. */
   blockEvicted(block: CachedBlock): void {
     this.blockDied(block);
-    for (const translation of this.#byChain.get(block) ?? []) this.#drop(translation);
+    for (const translation of this.#byChain.of(block)) this.#drop(translation);
   }
 
   #dropAll(block: CachedBlock): void {
-    const list = this.#byBlock.get(block);
-    if (!list) return;
-    for (const translation of list) this.#drop(translation);
+    for (const translation of this.#byBlock.of(block)) this.#drop(translation);
   }
 
   #drop(translation: Translation): void {
@@ -435,8 +427,8 @@ export class Translator {
     u32[entriesOf(translation.slot) >> 2] = 0;
     this.table.set(translation.slot, null);
     this.#freeSlots.push(translation.slot);
-    withdraw(this.#byBlock, blocksOf(translation), translation);
-    withdraw(this.#byChain, translation.chains, translation);
+    this.#byBlock.withdraw(blocksOf(translation), translation);
+    this.#byChain.withdraw(translation.chains, translation);
   }
 
   /** Forgets everything: the block cache was emptied. */
@@ -445,7 +437,7 @@ export class Translator {
     this.#waiting = [];
     this.#waitingBytes = 0;
     this.#adaptations.clear();
-    this.#targets.clear();
+    this.#ways.clear();
     this.#outdated.clear();
     this.#seeds.clear();
   }
@@ -455,70 +447,12 @@ export class Translator {
     if (!this.#options.adaptive) return;
     const index = indexOf(block, uop);
     const def = ops()[this.#arena.u16[(uop + UOP.op) >> 1]!]!;
-    if (def.name === 'jvia') this.#learnTargets(block);
-    else if (controlKind(def)[0] !== undefined) this.#relink(block);
+    if (def.name === 'jvia') this.#retranslate(this.#ways.leftVia(block, this.#byBlock.of(block)));
+    else if (controlKind(def)[0] !== undefined)
+      this.#retranslate(this.#ways.left(block, this.#byBlock.of(block)));
     else if (this.#adaptations.left(block, index, this.#accessesAt(block, index))) {
       this.#retranslateAll([block]);
     }
-  }
-
-  /**
-   * A block, at which RIP stands, leads to what its regions did not know when they were translated: those that would know it
-   * now are translated anew.
-   */
-  #relink(block: CachedBlock): void {
-    const linear = this.#linearOf(block);
-    const known = (offset: number): boolean => {
-      const to = linear + offset;
-      const page = this.#pageAfter(block.modeKey, to, 0);
-      return (
-        page >= 0 &&
-        this.#blocks.peek(page + (wrapped(block.modeKey, to) & (PAGE - 1)), block.modeKey) !== undefined
-      );
-    };
-    const holders = (this.#byBlock.get(block) ?? []).filter(({ nodes }) =>
-      nodes.some((node) => node.block === block && node.open.some(known)),
-    );
-    if (holders.length > 0 && this.#adaptations.mayRelink(block)) this.#retranslate(holders);
-  }
-
-  /** Asks the regions that hold a block, at which RIP stands, where the indirect jump at its end went. */
-  #learnTargets(block: CachedBlock): void {
-    const { u32 } = this.#arena;
-    const holders = this.#byBlock.get(block) ?? [];
-    const changed = new Set<number>();
-    for (const { slot, nodes } of holders) {
-      for (const [order, { block: held, via }] of nodes.entries()) {
-        if (held !== block || !via?.learns) continue;
-        const cell = (siteTableOf(slot) + order * SITE.entrySize + SITE.target) >> 2;
-        const target = u32[cell]!;
-        u32[cell] = 0;
-        if (target === 0) continue;
-        if (this.#targets.seen(block, via.from, distanceTo(block, target, u32[RIP >> 2]!)))
-          changed.add(via.from);
-      }
-    }
-    if (changed.size === 0) {
-      this.#relink(block);
-      return;
-    }
-    this.#retranslate(
-      holders.filter(({ nodes }) =>
-        nodes.some(({ block: held, via }) => held === block && via?.learns === true && changed.has(via.from)),
-      ),
-    );
-  }
-
-  /** What is known of the indirect jump at the end of a block, which stands at a linear address. */
-  #viaSite(block: CachedBlock, from: number, linear: number): ViaSite {
-    if (!this.#options.adaptive) return { from, distances: [], learns: false };
-    const uop =
-      block.address + BLOCK.header + (this.#arena.u16[(block.address + BLOCK.ops) >> 1]! - 1) * UOP.size;
-    const repeats = this.#arena.u16[(uop + UOP.c) >> 1]!;
-    const target = this.#arena.u32[(uop + UOP.imm) >> 2]!;
-    const isBelieved = target !== 0 && repeats >= Math.min(BELIEVED_MIN, this.#options.threshold - 1);
-    const offset = isCode64(block.modeKey) ? linear : linear - this.#cpu.u32[CTL.codeBase >> 2]!;
-    return this.#targets.at(block, from, isBelieved ? distanceTo(block, target, offset) : undefined);
   }
 
   /** The memory accesses of the instruction that an operation belongs to. */
@@ -543,7 +477,7 @@ export class Translator {
 
   /** What holds any of these blocks is translated anew. */
   #retranslateAll(blocks: readonly CachedBlock[]): void {
-    this.#retranslate([...new Set(blocks.flatMap((block) => this.#byBlock.get(block) ?? []))]);
+    this.#retranslate([...new Set(blocks.flatMap((block) => this.#byBlock.of(block)))]);
   }
 
   /**
@@ -551,6 +485,7 @@ export class Translator {
    * small function may be part of dozens.
    */
   #retranslate(old: readonly Translation[]): void {
+    if (old.length === 0) return;
     const again = old
       .map((translation) => ({
         seed: this.#again(translation),
@@ -612,14 +547,14 @@ export class Translator {
 
   /** Makes a translation's region and code again from what was known then, as far as that is still there. */
   inspectTranslation(translation: Translation): InspectedTranslation | undefined {
-    const { entry, origin, nodes, slot, wasmBytes } = translation;
+    const { entry, origin, nodes, ways, slot, wasmBytes } = translation;
     const region = buildRegion(entry, {
       ...this.#source,
       warm: (block) => origin.warm.includes(block),
       wanted: (block) => origin.wanted.includes(block),
       begun: (block) => origin.begun.includes(block),
       via: (block, from) =>
-        nodes.find(({ block: held, via }) => held === block && via?.from === from)?.via ?? {
+        ways.find(({ block: held, via }) => held === block && via?.from === from)?.via ?? {
           from,
           distances: [],
           learns: false,
@@ -700,48 +635,20 @@ export class Translator {
     // A block cut short by CS's limit, say, is not what the bytes alone give.
     return lifted?.instructions.length === block.count ? lifted : undefined;
   }
-
-  /** Linear address of the block that RIP stands at, signed for 64-bit code. */
-  #linearOf({ modeKey }: CachedBlock): number {
-    const { u32, i32 } = this.#cpu;
-    const rip = i32[(RIP >> 2) + 1]! * TWO_32 + u32[RIP >> 2]!;
-    return wrapped(modeKey, isCode64(modeKey) ? rip : rip + u32[CTL.codeBase >> 2]!);
-  }
-
-  /** Arena address of the linear page `pages` after that of a linear address, -1 when the TLB does not know it. */
-  #pageAfter(modeKey: number, linear: number, pages: number): number {
-    const { u32, i32 } = this.#cpu;
-    const at = wrapped(modeKey, linear + pages * PAGE);
-    const page = Math.floor(at / PAGE);
-    const entry = (u32[CTL.tlbBank >> 2]! + (page & (TLB.entries - 1)) * TLB.entrySize) >> 2;
-    const low = (at | 0) & -PAGE;
-    if (i32[entry + (TLB.execTag >> 2)] !== low) return -1;
-    if (i32[entry + (TLB.execTag >> 2) + 1] !== Math.floor(at / TWO_32)) return -1;
-    return (low + i32[entry + (TLB.addend >> 2)]!) >>> 0;
-  }
 }
 
-/** How far it is from a block at RIP to a target, both known by their low halves. */
-function distanceTo({ modeKey }: CachedBlock, target: number, rip: number): number {
-  return isCode64(modeKey) ? (target - rip) | 0 : (target >>> 0) - (rip >>> 0);
-}
-
-/** Where a node leads to and nothing was known. */
-function openOf(node: RegionNode): readonly number[] {
-  const open: number[] = [];
-  for (const { offset, edge } of waysOf(node)) if (edge.learns) open.push(offset);
-  return open.length > 0 ? open : NONE;
-}
-
-const NONE: readonly number[] = [];
-
-function isCode64(modeKey: number): boolean {
-  return (modeKey & MODE.codeSizeMask) === MODE.code64;
-}
-
-/** A linear address within what code of a mode can reach: 32 bits, or 64 signed. */
-function wrapped(modeKey: number, linear: number): number {
-  return isCode64(modeKey) ? linear : ((linear % TWO_32) + TWO_32) % TWO_32;
+/** The nodes of a region that lead to what is not known, and how. */
+function openNodes({ nodes }: Region): readonly OpenNode[] {
+  return nodes
+    .map((node) => ({
+      node: node.order,
+      block: node.block,
+      via: node.via,
+      open: waysOf(node)
+        .filter(({ edge }) => edge.learns)
+        .map(({ offset }) => offset),
+    }))
+    .filter(({ via, open }) => via !== undefined || open.length > 0);
 }
 
 /** Whether an operation accesses the guest's memory. */
@@ -750,11 +657,6 @@ function isAccess({ name, leaves }: OpDef): boolean {
 }
 
 const I32 = 0x7f;
-
-/** Arena address of the sites of the region in a slot. */
-function siteTableOf(slot: number): number {
-  return ARENA.regionSites + slot * SITE.nodes * SITE.entrySize;
-}
 
 /** Arena address of how often the region in a slot was entered. */
 function entriesOf(slot: number): number {
@@ -778,29 +680,4 @@ function chainsOf({ nodes }: Region): CachedBlock[] {
     for (const { chain } of edges.values()) if (chain) chains.add(chain);
   }
   return [...chains];
-}
-
-function enter(
-  index: Map<CachedBlock, Translation[]>,
-  blocks: Iterable<CachedBlock>,
-  translation: Translation,
-): void {
-  for (const block of blocks) {
-    const list = index.get(block);
-    if (list) list.push(translation);
-    else index.set(block, [translation]);
-  }
-}
-
-function withdraw(
-  index: Map<CachedBlock, Translation[]>,
-  blocks: Iterable<CachedBlock>,
-  translation: Translation,
-): void {
-  for (const block of blocks) {
-    // Most have one: a set for each would be memory for nothing.
-    const left = index.get(block)?.filter((other) => other !== translation);
-    if (left && left.length > 0) index.set(block, left);
-    else index.delete(block);
-  }
 }
