@@ -210,6 +210,102 @@ describe('the translator', () => {
     expect(reasons.mmio?.count).toBe(reads);
   });
 
+  describe('calls through registers', () => {
+    /** Calls one function for so many rounds, then others: at first through a thunk, then through a register. */
+    const calling = (targets: readonly string[], via: string): string => `
+      xor eax, eax
+      xor ebx, ebx
+      ${targets
+        .map(
+          (target, index) => `
+      mov ecx, 20000
+    round${index}:
+      ${target}
+      call ${via}
+      add ebx, 2
+      dec ecx
+      jnz round${index}`,
+        )
+        .join('\n')}
+      hlt
+    one:
+      inc eax
+      jmp short ended
+      nop
+    ended:
+      ret
+    ten:
+      add eax, 10
+      ret
+    align 4096
+    distant:
+      add eax, 100
+      ret
+    thunk:
+      jmp edx`;
+    /** ECX odd: this one, even: that one. */
+    const alternating = (odd: string, even: string): string =>
+      `mov edx, ${odd}\ntest cl, 1\njnz called\nmov edx, ${even}\ncalled:`;
+
+    const run = (
+      program: string,
+      options: TranslatorOptionsInput = {},
+    ): { eax: bigint; ebx: bigint; instructions: number; details: ReadonlyMap<string, number> } => {
+      const { cpu, engine, accounting } = machine(program, options);
+      runToHalt(engine);
+      return {
+        eax: cpu.gpr(0),
+        ebx: cpu.gpr(3),
+        instructions: cpu.instructionCount(),
+        details: new Map(Object.entries(accounting.snapshot().details.adaptation ?? {})),
+      };
+    };
+
+    it.each([
+      ['a register', 'edx'],
+      ['a thunk', 'thunk'],
+    ])('go on to where they went so far: %s', (_name, via) => {
+      const program = calling(['mov edx, one', 'mov edx, distant'], via);
+      const { eax, ebx, instructions, details } = run(program);
+      expect([eax, ebx]).toEqual([20_000n + 2_000_000n, 80_000n]);
+      expect(instructions).toBe(run(program, { tier: 0 }).instructions);
+      expect(run(program, { adaptive: false }).details.size).toBe(0);
+      expect(details.get('changing target') ?? 0).toBe(0);
+    });
+
+    it('learn a second target, of a call that the first one was known of', () => {
+      const program = calling([alternating('one', 'ten')], 'edx');
+      const { eax, details } = run(program);
+      expect(eax).toBe(10_000n + 100_000n);
+      expect(details.get('indirect target')).toBeGreaterThan(0);
+    });
+
+    it('look regions up where targets change all the time, and come back', () => {
+      const table = Array.from({ length: 8 }, (_, index) => `f${index}`);
+      const program = `
+      mov ecx, 40000
+      xor eax, eax
+      mov esi, 12345
+    again:
+      imul esi, esi, 1103515245
+      add esi, 12345
+      mov edx, esi
+      shr edx, 16
+      and edx, 7
+      call dword [edx*4+table]
+      inc ebx
+      dec ecx
+      jnz again
+      hlt
+    table: dd ${table.join(', ')}
+    ${table.map((name, index) => `${name}: add eax, ${index + 1}\nret`).join('\n')}`;
+      const { eax, ebx, instructions, details } = run(program);
+      const interpreted = run(program, { tier: 0 });
+      expect([eax, ebx, instructions]).toEqual([interpreted.eax, interpreted.ebx, interpreted.instructions]);
+      expect(details.get('changing target')).toBe(1);
+    });
+  });
+
   it('does not adapt when told not to', () => {
     const { cpu, engine, accounting } = machine(POLLING, { adaptive: false });
     runToHalt(engine);

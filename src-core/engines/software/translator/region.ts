@@ -9,8 +9,8 @@ const NODES_MAX = 60;
 const INSTRUCTIONS_MAX = 500;
 /** Calls are followed this deep, into functions of at most so many blocks and instructions. */
 const CALL_DEPTH_MAX = 2;
-const CALLEE_BLOCKS_MAX = 6;
-const CALLEE_INSTRUCTIONS_MAX = 48;
+const CALLEE_BLOCKS_MAX = 4;
+const CALLEE_INSTRUCTIONS_MAX = 24;
 /** Targets of an indirect jump or call that a region knows. */
 export const TARGETS_MAX = 3;
 const PAGE = 4096;
