@@ -108,7 +108,7 @@ export class BlockCache {
 
   // ---- room ----------------------------------------------------------------------------------------------------
 
-  /** Whether a block stays when the hand of the clock comes by: part of a region, or executed since it last did. */
+  /** Whether a block stays when the hand of the clock comes by: held by the translator, or executed since it last did. */
   #keeps(address: number): boolean {
     if (this.#isDead(address)) return false;
     const { u16, u32 } = this.#arena;
