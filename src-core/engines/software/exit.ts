@@ -98,7 +98,7 @@ export const SITE = {
   delta: 4,
   /** i32: instructions, those of the block included, that the budget has still to be charged with. */
   unpaid: 8,
-  /** u32: low half of what an indirect jump at the node's end went to when the region was last left for it; 0 since it was asked for. */
+  /** u32: low half of where an indirect jump at the node's end went when the region was last left for it; 0 once asked. */
   target: 12,
   entrySize: 16,
   /** Entries of a region. */
@@ -119,9 +119,11 @@ export const UOP = {
   imm: 8,
   /** u16 */
   c: 12,
-  /** Of `jvia`, `imm` (u32) is the low half of what it last went to, and `c` how many times in a row before that. */
   /** u16: callout id of `callout`. */
   callout: 14,
+  /*
+   * Of `jvia`, imm (u32) is the low half of where it last went, and c how many times in a row it had before.
+   */
   /**
    * u16 and u8 of jumps and branches to an offset: the block there in units of linkUnit, its low 16 bits and the rest, 0 as
    * long as none is known (interpreter/block-links.ts). That of a branch not taken is linkOther bytes behind, and 1.

@@ -8,8 +8,8 @@ import { BLOCK, UOP } from '../exit.ts';
  * for nearly every block, and waiting for those was a tenth of the time of code that is executed a few times.
  *
  * A link is a guess, held to the code's address and to the block's own header: the block may have been changed, made way
- * for another or, after that, be any piece of one. Pieces do not look like headers: callout ids and offsets are smaller
- * than the upper half of any address of guest code.
+ * for another or, after that, be any piece of one. Pieces do not look like the header of a block on one page: where that
+ * says so (BLOCK.secondPage is -1) stand a callout's id, offsets and counts, which are small.
  *
  * The local `link` is the micro-op that was left through, plus 1 where a branch was not taken; 0: none.
  */
@@ -23,7 +23,8 @@ export function emitFollowLink(w: CodeWriter, link: number, code: number, block:
   w.mem(i32.load16_u, UOP.linkLow);
   w.get(link).mem(i32.load8_u, UOP.linkHigh).i32Const(16).op(i32.shl).op(i32.or);
   w.i32Const(UNIT_SHIFT).op(i32.shl).tee(block).if();
-  w.get(block).mem(i32.load, BLOCK.code).get(code).op(i32.ne);
+  w.get(block).mem(i32.load, BLOCK.secondPage).i32Const(-1).op(i32.ne);
+  w.get(block).mem(i32.load, BLOCK.code).get(code).op(i32.ne).op(i32.or);
   w.get(block).mem(i32.load16_u, BLOCK.mode);
   w.i32Const(0).mem(i32.load, CTL.modeKey).op(i32.ne).op(i32.or).if();
   w.i32Const(0).set(block);
