@@ -154,6 +154,12 @@ export class ExitAccounting {
     details.set(key, (details.get(key) ?? 0) + times);
   }
 
+  /** Counts an adaptation of translated code, and of what kind it is. */
+  adapted(kind: string): void {
+    this.count('adaptation');
+    this.detail('adaptation', kind);
+  }
+
   spend(category: TimeCategory, ns: number): void {
     this.#time.set(category, (this.#time.get(category) ?? 0) + ns);
   }

@@ -115,15 +115,12 @@ export const UOP = {
   a: 4,
   /** u16 */
   b: 6,
-  /** i32 */
+  /** i32; of `jvia` the low half of where it last went (u32). */
   imm: 8,
-  /** u16 */
+  /** u16; of `jvia` how many times in a row it had gone there before. */
   c: 12,
   /** u16: callout id of `callout`. */
   callout: 14,
-  /*
-   * Of `jvia`, imm (u32) is the low half of where it last went, and c how many times in a row it had before.
-   */
   /**
    * u16 and u8 of jumps and branches to an offset: the block there in units of linkUnit, its low 16 bits and the rest, 0 as
    * long as none is known (interpreter/block-links.ts). That of a branch not taken is linkOther bytes behind, and 1.

@@ -93,8 +93,7 @@ export class SoftwareEngine implements Engine {
         onRewritten:
           translator.tier > 0 && translator.adaptive
             ? () => {
-                cpu.accounting.count('adaptation');
-                cpu.accounting.detail('adaptation', 'rewritten code');
+                cpu.accounting.adapted('rewritten code');
               }
             : undefined,
       },

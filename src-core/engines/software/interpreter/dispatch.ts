@@ -5,8 +5,9 @@ import { SLOW } from '../../../x86/mmu.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { BLOCK, ENTRY, EXIT, LOOKUP, REGION, RESUMES_PER_LOOK, SITE, UOP } from '../exit.ts';
 import { emitFollowLink, emitLink } from './block-links.ts';
-import { emitCode, emitLinear, emitTableEntry, pushTlbEntry } from './lookup.ts';
+import { emitCode, emitLinear, emitTableEntry } from './lookup.ts';
 import type { InterpreterGen } from './generator.ts';
+import { pushHost, pushTlbEntry } from './tlb-entry.ts';
 
 /**
  * Calls the region that is entered at `block`, if there is one, and goes by what it returns: round the dispatch loop again,
@@ -148,10 +149,9 @@ export function emitDispatch(
   w.i32Const(MODE.codeSizeMask).op(i32.and).i32Const(MODE.code64).op(i32.ne).if();
   w.get(linear).i64Const(0xffffffffn).op(i64.and).set(linear);
   w.end();
-  pushTlbEntry(w, linear);
-  w.tee(entry).mem(i64.load, TLB.execTag);
+  pushTlbEntry(w, linear).tee(entry).mem(i64.load, TLB.execTag);
   w.get(linear).op(i64.ne);
-  w.get(linear).op(i32.wrap_i64).get(entry).mem(i32.load, TLB.addend).op(i32.add);
+  pushHost(w, linear, entry);
   w.get(block).mem(i32.load, BLOCK.secondPage).op(i32.ne).op(i32.or).if();
   w.i32Const(EXIT.miss).return();
   w.end();

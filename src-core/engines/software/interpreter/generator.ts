@@ -6,6 +6,7 @@ import { CTL, FLAGS_AUX, FLAGS_RESULT, RIP, TLB } from '../../../x86/layout.ts';
 import { SLOW } from '../../../x86/mmu.ts';
 import { EXIT, UOP } from '../exit.ts';
 import type { QuickFunctions } from './quick.ts';
+import { pushHost, pushTlbEntry } from './tlb-entry.ts';
 
 /** Indices of functions that operations call: imported ones, refill (see emitRefill) and what operations do quickly. */
 export interface CalledFunctions extends QuickFunctions {
@@ -209,22 +210,10 @@ export class InterpreterGen implements OpGen {
   /** Leaves the TLB entry's arena address in scratch and pushes whether its tag allows the access. */
   #probe(address: number, bytes: number, tag: number, entry: number): void {
     const { w } = this;
-    w.get(address)
-      .i64Const(12n)
-      .op(i64.shr_u)
-      .op(i32.wrap_i64)
-      .i32Const(TLB.entries - 1)
-      .op(i32.and);
-    w.i32Const(Math.log2(TLB.entrySize)).op(i32.shl);
-    this.state32(CTL.tlbBank);
-    w.op(i32.add).tee(entry).mem(i64.load, tag);
+    pushTlbEntry(w, address).tee(entry).mem(i64.load, tag);
     w.get(address);
     if (bytes > 1) w.i64Const(BigInt(bytes - 1)).op(i64.add);
     w.i64Const(-4096n).op(i64.and).op(i64.eq);
-  }
-
-  #host(address: number, entry: number): void {
-    this.w.get(address).op(i32.wrap_i64).get(entry).mem(i32.load, TLB.addend).op(i32.add);
   }
 
   #slowArguments(address: number, info: number): void {
@@ -243,7 +232,7 @@ export class InterpreterGen implements OpGen {
     this.#probe(address, bytes, forWrite ? TLB.writeTag : TLB.readTag, entry);
     if (bytes === 16) this.#alignedOrAny(address);
     w.if(I32);
-    this.#host(address, entry);
+    pushHost(this.w, address, entry);
     w.else();
     this.#slowArguments(address, bytes);
     w.call(this.#called.refill).tee(entry).op(i32.eqz).if();
@@ -281,7 +270,7 @@ export class InterpreterGen implements OpGen {
     this.#probe(address, bytes, TLB.writeTag, entry);
     if (bytes === 16) this.#alignedOrAny(address);
     w.if(I32);
-    this.#host(address, entry);
+    pushHost(this.w, address, entry);
     w.else();
     this.#slowArguments(address, bytes | SLOW.writeIntent);
     w.call(this.#called.refill).tee(entry).op(i32.eqz).if();

@@ -3,6 +3,7 @@ import { I32, I64, i32, i64 } from '../../../wasm/opcodes.ts';
 import { CodeWriter, type ModuleWriter } from '../../../wasm/writer.ts';
 import { CTL, RIP, TLB } from '../../../x86/layout.ts';
 import { LOOKUP } from '../exit.ts';
+import { pushHost, pushTlbEntry } from './tlb-entry.ts';
 
 /** Sets `linear` (i64) to the linear address of the code at RIP. */
 export function emitLinear(w: CodeWriter, linear: number): void {
@@ -13,30 +14,17 @@ export function emitLinear(w: CodeWriter, linear: number): void {
   w.end();
 }
 
-/** Pushes the TLB's entry for a linear address. */
-export function pushTlbEntry(w: CodeWriter, linear: number): void {
-  w.get(linear)
-    .i64Const(12n)
-    .op(i64.shr_u)
-    .op(i32.wrap_i64)
-    .i32Const(TLB.entries - 1)
-    .op(i32.and);
-  w.i32Const(Math.log2(TLB.entrySize)).op(i32.shl);
-  w.i32Const(0).mem(i32.load, CTL.tlbBank).op(i32.add);
-}
-
 /** Sets `code` to where the code at a linear address stands in the arena; `absent` sets it where the TLB does not know. */
 export function emitCode(
   w: CodeWriter,
   { linear, entry, code }: { linear: number; entry: number; code: number },
   absent: () => void,
 ): void {
-  pushTlbEntry(w, linear);
-  w.tee(entry).mem(i64.load, TLB.execTag);
+  pushTlbEntry(w, linear).tee(entry).mem(i64.load, TLB.execTag);
   w.get(linear).i64Const(-4096n).op(i64.and).op(i64.ne).if();
   absent();
   w.else();
-  w.get(linear).op(i32.wrap_i64).get(entry).mem(i32.load, TLB.addend).op(i32.add).set(code);
+  pushHost(w, linear, entry).set(code);
   w.end();
 }
 

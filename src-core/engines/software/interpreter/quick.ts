@@ -33,6 +33,7 @@ import {
 import { MODE } from '../../../x86/mode.ts';
 import { SEGMENT } from '../../../x86/segmentation.ts';
 import { FLAT_CODE, FLAT_DATA, SYSRET_FLAGS } from '../../../x86/syscall.ts';
+import { pushHost, pushTlbEntry } from './tlb-entry.ts';
 
 /** Function indices of what `emitQuick` defines. */
 export type QuickFunctions = Record<QuickName, number>;
@@ -143,22 +144,12 @@ function loadSegment(w: CodeWriter): void {
   // Eight aligned bytes cross no page.
   w.get(address).op(i32.wrap_i64).i32Const(7).op(i32.and);
   refuseIf(w);
-  w.get(address).i64Const(12n).op(i64.shr_u).op(i32.wrap_i64);
-  w.i32Const(TLB.entries - 1)
-    .op(i32.and)
-    .i32Const(Math.log2(TLB.entrySize))
-    .op(i32.shl);
-  supervisorBank(w, true);
-  w.op(i32.add).tee(entry).mem(i64.load, TLB.readTag);
+  pushTlbEntry(w, address, () => supervisorBank(w, true))
+    .tee(entry)
+    .mem(i64.load, TLB.readTag);
   w.get(address).i64Const(-4096n).op(i64.and).op(i64.ne);
   refuseIf(w);
-  w.get(address)
-    .op(i32.wrap_i64)
-    .get(entry)
-    .mem(i32.load, TLB.addend)
-    .op(i32.add)
-    .tee(entry)
-    .mem(i32.load, 0);
+  pushHost(w, address, entry).tee(entry).mem(i32.load, 0);
   noted(SEGMENT_MEMO.low).op(i32.ne);
   w.get(entry).mem(i32.load, 4);
   noted(SEGMENT_MEMO.high).op(i32.ne).op(i32.or);

@@ -6,6 +6,7 @@ import { SLOW } from '../../../x86/mmu.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { BULK, repMovsRun, RUN_MIN } from '../../../x86/string-bulk.ts';
 import { UOP } from '../exit.ts';
+import { pushHost, pushTlbEntry } from './tlb-entry.ts';
 
 const PAGE = 4096;
 
@@ -158,18 +159,13 @@ class StringRun {
     this.#pushMiss(linear, tag);
     this.#refuseIf();
     w.end();
-    w.get(linear).op(i32.wrap_i64).get(this.#entry).mem(i32.load, TLB.addend).op(i32.add).set(arena);
+    pushHost(w, linear, this.#entry).set(arena);
   }
 
   /** Pushes whether the TLB lacks a page. */
   #pushMiss(linear: number, tag: number): void {
     const { w } = this;
-    w.get(linear).i64Const(12n).op(i64.shr_u).op(i32.wrap_i64);
-    w.i32Const(TLB.entries - 1)
-      .op(i32.and)
-      .i32Const(Math.log2(TLB.entrySize))
-      .op(i32.shl);
-    w.i32Const(0).mem(i32.load, CTL.tlbBank).op(i32.add).tee(this.#entry).mem(i64.load, tag);
+    pushTlbEntry(w, linear).tee(this.#entry).mem(i64.load, tag);
     w.get(linear).i64Const(BigInt(-PAGE)).op(i64.and).op(i64.ne);
   }
 

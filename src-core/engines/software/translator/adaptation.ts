@@ -84,8 +84,7 @@ export class Adaptations {
     const before = refilled.size;
     for (const access of accesses) refilled.add(access);
     if (refilled.size === before) return false;
-    this.#accounting.count('adaptation');
-    this.#accounting.detail('adaptation', 'refill');
+    this.#accounting.adapted('refill');
     return true;
   }
 
@@ -98,8 +97,7 @@ export class Adaptations {
     const cause = causeOf();
     if (cause !== 'none') {
       if (entry.executions === 1) {
-        this.#accounting.count('adaptation');
-        this.#accounting.detail('adaptation', cause);
+        this.#accounting.adapted(cause);
       }
       entry.plain = 0;
       return false;
@@ -109,8 +107,7 @@ export class Adaptations {
     let reverted = this.#reverted.get(block);
     if (!reverted) this.#reverted.set(block, (reverted = new Map<number, number>()));
     reverted.set(index, (reverted.get(index) ?? 0) + 1);
-    this.#accounting.count('adaptation');
-    this.#accounting.detail('adaptation', 'back to plain');
+    this.#accounting.adapted('back to plain');
     return true;
   }
 

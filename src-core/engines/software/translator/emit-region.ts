@@ -66,7 +66,6 @@ class RegionEmitter {
   readonly #regionLookup: number;
   /** Arena address of the count of its entries. */
   readonly #entries: number;
-  readonly #siteTable: number;
 
   constructor(region: Region, imports: RegionImports, place: RegionPlace, record: RecordSite) {
     this.#record = record;
@@ -82,7 +81,6 @@ class RegionEmitter {
     }
     this.#g = new RegionGen(this.#w, imports, region, place, used, written);
     this.#entries = place.entries;
-    this.#siteTable = place.siteTable;
     this.#floor = this.#w.local(I32);
     this.#target = this.#w.local(I64);
     for (const node of region.nodes) {
@@ -460,7 +458,7 @@ class RegionEmitter {
     }
     if (node.via?.learns) {
       w.i32Const(0).get(this.#target).op(i32.wrap_i64);
-      w.mem(i32.store, this.#siteTable + node.order * SITE.entrySize + SITE.target);
+      w.mem(i32.store, g.frame.siteTable + node.order * SITE.entrySize + SITE.target);
       g.out.resumeHere();
       return;
     }

@@ -48,13 +48,13 @@ export class IndirectTargets {
     if (distance === site.stray) {
       site.distances.push(distance);
       site.stray = undefined;
-      this.#count('indirect target');
+      this.#accounting.adapted('indirect target');
       return true;
     }
     site.stray = distance;
     site.strays++;
     if (this.#learns(site)) return false;
-    this.#count('changing target');
+    this.#accounting.adapted('changing target');
     return true;
   }
 
@@ -64,11 +64,6 @@ export class IndirectTargets {
     if (sites) sites.set(from, site);
     else this.#sites.set(block, new Map([[from, site]]));
     return site;
-  }
-
-  #count(kind: string): void {
-    this.#accounting.count('adaptation');
-    this.#accounting.detail('adaptation', kind);
   }
 
   forget(block: CachedBlock): void {

@@ -14,6 +14,7 @@ export interface Translation {
   readonly slot: number;
   /** Its nodes in reverse postorder: a region itself, with its IR, is too large to keep. */
   readonly nodes: readonly TranslatedNode[];
+  /** Those of its nodes whose ways on were not all known. */
   readonly ways: readonly OpenNode[];
   /** Blocks whose regions it goes on to. */
   readonly chains: readonly CachedBlock[];

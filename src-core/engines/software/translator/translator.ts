@@ -297,9 +297,9 @@ export class Translator {
   /** Compiles what waits; from now on the dispatcher finds it. No region is being executed. */
   flush(): void {
     if (this.#outdated.size > 0) {
-      const blocks = [...this.#outdated];
+      const holders = new Set([...this.#outdated].flatMap((block) => this.#byBlock.of(block)));
       this.#outdated.clear();
-      this.#retranslateAll(blocks);
+      this.#retranslate([...holders]);
     }
     this.#runs++;
     this.#retireUnused();
@@ -344,8 +344,7 @@ export class Translator {
       for (const block of blocksOf(translation)) held.add(block);
     }
     for (const translation of ring) this.#drop(translation);
-    this.#cpu.accounting.count('adaptation');
-    this.#cpu.accounting.detail('adaptation', 'loop in pieces');
+    this.#cpu.accounting.adapted('loop in pieces');
     // RIP is anywhere: translated when the code it grows from is next executed.
     this.#seeds.set(first.entry, { block: first.entry, wanted, held });
     this.#arena.i32[(first.entry.address + BLOCK.heat) >> 2] = 1;
@@ -447,12 +446,10 @@ export class Translator {
     if (!this.#options.adaptive) return;
     const index = indexOf(block, uop);
     const def = ops()[this.#arena.u16[(uop + UOP.op) >> 1]!]!;
-    if (def.name === 'jvia') this.#retranslate(this.#ways.leftVia(block, this.#byBlock.of(block)));
-    else if (controlKind(def)[0] !== undefined)
-      this.#retranslate(this.#ways.left(block, this.#byBlock.of(block)));
-    else if (this.#adaptations.left(block, index, this.#accessesAt(block, index))) {
-      this.#retranslateAll([block]);
-    }
+    const holders = this.#byBlock.of(block);
+    if (def.name === 'jvia') this.#retranslate(this.#ways.leftVia(block, holders));
+    else if (controlKind(def)[0] !== undefined) this.#retranslate(this.#ways.left(block, holders));
+    else if (this.#adaptations.left(block, index, this.#accessesAt(block, index))) this.#retranslate(holders);
   }
 
   /** The memory accesses of the instruction that an operation belongs to. */
@@ -473,11 +470,6 @@ export class Translator {
   accessed(block: CachedBlock, uop: number, cause: () => AccessCause): void {
     // The region that did it is being executed: it is translated anew later.
     if (this.#adaptations.executed(block, indexOf(block, uop), cause)) this.#outdated.add(block);
-  }
-
-  /** What holds any of these blocks is translated anew. */
-  #retranslateAll(blocks: readonly CachedBlock[]): void {
-    this.#retranslate([...new Set(blocks.flatMap((block) => this.#byBlock.of(block)))]);
   }
 
   /**

@@ -80,8 +80,7 @@ export class WaysOn {
     const times = this.#relinked.get(block) ?? 0;
     if (wiser.length === 0 || times >= RELINKS_MAX) return [];
     this.#relinked.set(block, times + 1);
-    this.#accounting.count('adaptation');
-    this.#accounting.detail('adaptation', 'unknown target');
+    this.#accounting.adapted('unknown target');
     return wiser;
   }
 
