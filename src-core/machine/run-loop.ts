@@ -20,6 +20,11 @@ const OVERSHOOT_MS = 10;
 const PRECISE_WAIT_MS = 2.5;
 /** The same while guest and host are quiet: waiting in place costs less than half of what a timer does. */
 const PRECISE_WAIT_QUIET_MS = 5;
+/**
+ * A guest that has been awake for this long has work to do, ms: less is what a kernel does at a tick, also where some of
+ * that is being translated.
+ */
+const ACTIVE_AFTER_MS = 10;
 /** Guest and host count as quiet when neither has done anything for this long, ms. */
 const QUIET_AFTER_MS = 100;
 /**
@@ -59,8 +64,10 @@ export class RunLoop {
   #idleSince = 0;
   /** The engine or the timers run: what wakes the guest now comes from inside. */
   #inSlice = false;
-  /** When the guest last used up a slice or the host had something for it (input, a request), host ms. */
+  /** When the guest last had work to do or the host had something for it (input, a request), host ms. */
   #activeAt = 0;
+  /** Since when the guest is not idle, host ms. */
+  #awakeSince = 0;
   /** Guest time up to which the present run of the engine goes; a deadline before it ends the run. */
   #runUntil = -Infinity;
   readonly #sleeper = new Int32Array(new SharedArrayBuffer(4));
@@ -86,6 +93,7 @@ export class RunLoop {
     if (this.#running) return;
     this.#running = true;
     this.#activeAt = performance.now();
+    this.#awakeSince = this.#activeAt;
     if (this.#clock instanceof HostClock) this.#clock.resume();
     this.#soon();
   }
@@ -125,7 +133,8 @@ export class RunLoop {
   #endIdle(): void {
     if (!this.#idle) return;
     this.#idle = false;
-    this.#accounting.spend('idle', (performance.now() - this.#idleSince) * 1e6);
+    this.#awakeSince = performance.now();
+    this.#accounting.spend('idle', (this.#awakeSince - this.#idleSince) * 1e6);
   }
 
   #deadlineChanged(): void {
@@ -153,7 +162,8 @@ export class RunLoop {
       this.#waitForDeadline();
       return;
     }
-    this.#activeAt = performance.now();
+    const now = performance.now();
+    if (now - this.#awakeSince >= ACTIVE_AFTER_MS) this.#activeAt = now;
     this.#soon();
   }
 

@@ -15,6 +15,8 @@ class TickingGuest {
   readonly late: number[] = [];
   readonly #timer: Timer;
   #next = PERIOD_NS;
+  /** For so long the guest has work to do when it runs next, ms. */
+  work = 0;
 
   constructor(slackNs: number) {
     this.#timer = this.clock.timer('tick', (deadlineNs) => {
@@ -25,7 +27,7 @@ class TickingGuest {
     });
     const engine: Engine = {
       kind: 'software',
-      run: () => 'halt',
+      run: () => this.#run(),
       leave: () => undefined,
       requestExit: () => undefined,
       memoryChanged: () => undefined,
@@ -42,6 +44,15 @@ class TickingGuest {
       },
     });
     this.#timer.arm(this.#next, slackNs);
+  }
+
+  /** Works for a slice, or sleeps. */
+  #run(): 'halt' | 'slice' {
+    if (this.work <= 0) return 'halt';
+    const started = performance.now();
+    while (performance.now() - started < 3);
+    this.work -= 3;
+    return 'slice';
   }
 }
 
@@ -72,6 +83,24 @@ describe('the run loop with an idle guest', () => {
     await sleep(30);
     guest.loop.stop();
     expect(guest.late.length - ticks).toBeGreaterThan(2);
-    expect(guest.late.at(-1)).toBeLessThan(4e6);
+    // Its slack is 4 ms by now, and the host's timers have theirs.
+    expect(guest.late.at(-1)).toBeLessThan(8e6);
+  });
+
+  it('stays quiet where a tick takes some time, not where the guest gets work', async () => {
+    const guest = new TickingGuest(32e6);
+    guest.loop.start();
+    await sleep(800);
+    guest.work = 3;
+    await sleep(60);
+    expect(guest.late.at(-1)).toBeGreaterThan(10e6);
+
+    guest.work = 30;
+    await sleep(100);
+    const ticks = guest.late.length;
+    await sleep(30);
+    guest.loop.stop();
+    expect(guest.late.length - ticks).toBeGreaterThan(1);
+    expect(guest.late.at(-1)).toBeLessThan(20e6);
   });
 });
