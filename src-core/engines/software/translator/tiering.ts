@@ -20,4 +20,7 @@ export function optimiseSoon(): void {
   set = true;
   setFlagsFromString(`--wasm-tiering-budget=${TIERING_BUDGET}`);
   setFlagsFromString('--experimental-wasm-branch-hinting');
+  // V8 would look two seconds after each function it optimises whether somebody wants to keep the code: nobody does.
+  setFlagsFromString('--wasm-caching-timeout-ms=0');
+  setFlagsFromString('--wasm-caching-threshold=2000000000');
 }
