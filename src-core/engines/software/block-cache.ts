@@ -5,7 +5,7 @@ import { MODE } from '../../x86/mode.ts';
 import { recordOf } from '../../x86/tlb.ts';
 import { BlockRoom } from './block-room.ts';
 import { type CachedBlock, readBlock, regionCell, sizeOfBlock, writeOps } from './cached-block.ts';
-import { BLOCK, LOOKUP, lookupIndex } from './exit.ts';
+import { BLOCK, leavesPerLook, LOOKUP, lookupIndex } from './exit.ts';
 
 const PAGE = 4096;
 const PAGE_SHIFT = 12;
@@ -57,6 +57,7 @@ export class BlockCache {
   readonly #room: BlockRoom;
   #nextId = 0;
   readonly #heat: number;
+  readonly #leaves: number;
   readonly #isHeld: (block: CachedBlock) => boolean;
   readonly #onDeath: (block: CachedBlock) => void;
   readonly #onEviction: (block: CachedBlock) => void;
@@ -83,6 +84,7 @@ export class BlockCache {
     }: BlockCacheOptions,
   ) {
     this.#heat = heat;
+    this.#leaves = leavesPerLook(heat);
     this.#onDeath = onDeath;
     this.#onEviction = onEviction;
     this.#onRewritten = onRewritten;
@@ -246,6 +248,11 @@ export class BlockCache {
     if (entry >= 0) u32[entry + (LOOKUP.region >> 2)] = region;
   }
 
+  /** EXIT.adapt comes for this block when regions have been left in it as often as at first. */
+  waitToLook(block: CachedBlock): void {
+    this.#arena.u16[(block.address + BLOCK.leaves) >> 1] = this.#leaves;
+  }
+
   // ---- making --------------------------------------------------------------------------------------------------
 
   /**
@@ -265,7 +272,7 @@ export class BlockCache {
     // Blocks of single steps are entered one by one: never hot.
     const heat = (modeKey & MODE.single) !== 0 ? 0 : this.#heatAt(code, modeKey);
     u32[at + (BLOCK.heat >> 2)] = heat;
-    u16[(address + BLOCK.resumes) >> 1] = 0;
+    u16[(address + BLOCK.leaves) >> 1] = this.#leaves;
     // To stay, it is to be executed a second time.
     u16[(address + BLOCK.heatSeen) >> 1] = heat - 1;
     u16[(address + BLOCK.ops) >> 1] = ops.length;

@@ -16,8 +16,18 @@ export const EXIT = {
   adapt: 6,
 } as const;
 
-/** EXIT.adapt comes with every so many times (a power of two) that regions are left in a block for the interpreter. */
-export const RESUMES_PER_LOOK = 64;
+/**
+ * Regions are left in a block for the interpreter so often before EXIT.adapt comes, for a threshold of one: what mends that
+ * is translating anew, which is worth as little for what happens seldom as translating is in the first place.
+ */
+const LEAVES_PER_THRESHOLD = 4;
+const LEAVES_MIN = 64;
+const LEAVES_MAX = 0xffff;
+
+/** How often regions are left in a block until EXIT.adapt, where blocks are hot after `threshold` executions. */
+export function leavesPerLook(threshold: number): number {
+  return Math.min(LEAVES_MAX, Math.max(LEAVES_MIN, threshold * LEAVES_PER_THRESHOLD));
+}
 
 /** A block of micro-ops: a header of 48 bytes, the micro-ops, then where the instructions start (START). */
 export const BLOCK = {
@@ -31,8 +41,8 @@ export const BLOCK = {
   secondPage: 12,
   /** i32: executions left until EXIT.hot. */
   heat: 16,
-  /** u16: how often regions were left in this block for the interpreter. */
-  resumes: 20,
+  /** u16: how often regions may be left in this block for the interpreter until EXIT.adapt. */
+  leaves: 20,
   /** u16: the low half of `heat` when it was last asked whether the block is still used. */
   heatSeen: 22,
   /** u16: micro-ops. */

@@ -364,6 +364,7 @@ export class SoftwareEngine implements Engine {
     while (reason === EXIT.adapt) {
       const uop = this.#cpu.get32(CTL.exitUop);
       const left = this.#blocks.at(this.#cpu.get32(CTL.currentBlock));
+      this.#blocks.waitToLook(left);
       // An access that is translated as a callout would show a model registers that lag behind.
       if (!this.#callouts.intercepted) this.#translate(() => this.#translator.left(left, uop));
       this.#cpu.i32[CTL.callDepth >> 2] = 0;

@@ -3,7 +3,7 @@ import { I32, I64, i32, i64 } from '../../../wasm/opcodes.ts';
 import { CTL, RIP, TLB } from '../../../x86/layout.ts';
 import { SLOW } from '../../../x86/mmu.ts';
 import { MODE } from '../../../x86/mode.ts';
-import { BLOCK, ENTRY, EXIT, LOOKUP, REGION, RESUMES_PER_LOOK, SITE, UOP } from '../exit.ts';
+import { BLOCK, ENTRY, EXIT, LOOKUP, REGION, SITE, UOP } from '../exit.ts';
 import { emitFollowLink, emitLink } from './block-links.ts';
 import { emitCode, emitLinear, emitTableEntry } from './lookup.ts';
 import type { InterpreterGen } from './generator.ts';
@@ -88,14 +88,10 @@ function emitResume(g: InterpreterGen, pc: number): void {
     .i32Const(UOP.size)
     .op(i32.mul);
   w.i32Const(BLOCK.header).op(i32.add).op(i32.add).set(pc);
-  const resumes = g.scratch(I32, 2);
-  w.get(node).mem(i32.load, SITE.block).tee(node).get(node).mem(i32.load16_u, BLOCK.resumes);
-  w.i32Const(1).op(i32.add).tee(resumes).mem(i32.store16, BLOCK.resumes);
-  w.get(resumes)
-    .i32Const(RESUMES_PER_LOOK - 1)
-    .op(i32.and)
-    .op(i32.eqz)
-    .if();
+  const leaves = g.scratch(I32, 2);
+  w.get(node).mem(i32.load, SITE.block).tee(node).get(node).mem(i32.load16_u, BLOCK.leaves);
+  w.i32Const(1).op(i32.sub).tee(leaves).mem(i32.store16, BLOCK.leaves);
+  w.get(leaves).op(i32.eqz).if();
   g.setState32(CTL.exitUop, () => w.get(pc));
   w.i32Const(EXIT.adapt).return();
   w.end();

@@ -7,7 +7,7 @@ import type { CachedBlock } from '../cached-block.ts';
  */
 export type AccessForm = 'plain' | 'refill' | 'callout';
 
-/** An access is adapted when it was seen so often among the places where regions were left (one in 64 is looked at). */
+/** An access is adapted when it was seen so often among the places where regions were left (few are looked at, leavesPerLook). */
 const SEEN_BEFORE_ADAPTING = { plain: 1, refill: 4 } as const;
 /** Each time an access went back this doubles for it, up to so often: what was done for nothing is not done again soon. */
 const DOUBLINGS_MAX = 10;

@@ -16,7 +16,7 @@ const RELINKS_MAX = 4;
 
 /**
  * What regions do not know about where they go on when they are translated, and find out: a region is left for the
- * interpreter where that is, and one of those ways in 64 is looked at here.
+ * interpreter where that is, and one of so many such ways is looked at here (leavesPerLook).
  */
 export class WaysOn {
   readonly #arena: Arena;
