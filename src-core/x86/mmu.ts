@@ -573,8 +573,13 @@ export class Mmu {
   readBytes(lin: number, into: Uint8Array, supervisor = false): void {
     if (into.length === 0) return;
     this.probe(lin, into.length, ACCESS.read, supervisor);
-    this.#pieces(lin, into.length, (at, done, size) => {
-      if (!this.#load(at, size, ACCESS.read, this.#bankOf(supervisor), CTL.slowWide)) throw this.#recorded();
+    const bank = this.#bankOf(supervisor);
+    this.#pieces(lin, into.length, TLB.readTag, bank, (at, done, size, arena) => {
+      if (arena >= 0) {
+        into.set(this.#u8.subarray(arena, arena + size), done);
+        return;
+      }
+      if (!this.#load(at, size, ACCESS.read, bank, CTL.slowWide)) throw this.#recorded();
       for (let i = 0; i < size; i++) into[done + i] = this.#u8[CTL.slowWide + i]!;
     });
   }
@@ -583,18 +588,33 @@ export class Mmu {
   writeBytes(lin: number, bytes: Uint8Array, supervisor = false): void {
     if (bytes.length === 0) return;
     this.probe(lin, bytes.length, ACCESS.write, supervisor);
-    this.#pieces(lin, bytes.length, (at, done, size) => {
+    const bank = this.#bankOf(supervisor);
+    this.#pieces(lin, bytes.length, TLB.writeTag, bank, (at, done, size, arena) => {
+      if (arena >= 0) {
+        this.#u8.set(bytes.subarray(done, done + size), arena);
+        return;
+      }
       for (let i = 0; i < size; i++) this.#u8[CTL.slowWide + i] = bytes[done + i]!;
-      if (!this.#store(at, size, this.#bankOf(supervisor), CTL.slowWide)) throw this.#recorded();
+      if (!this.#store(at, size, bank, CTL.slowWide)) throw this.#recorded();
     });
   }
 
-  /** Cuts a range into pieces of at most 16 bytes that cross no page. */
-  #pieces(lin: number, length: number, each: (at: number, done: number, size: number) => void): void {
+  /**
+   * Cuts a range into pieces that cross no page: those of memory that a tag of the TLB lets be accessed directly, with
+   * their arena address, and of at most 16 bytes elsewhere (-1).
+   */
+  #pieces(
+    lin: number,
+    length: number,
+    tag: number,
+    bank: number,
+    each: (at: number, done: number, size: number, arena: number) => void,
+  ): void {
     for (let done = 0; done < length;) {
       const at = this.#wrap(lin + done);
-      const size = Math.min(16, length - done, PAGE - (at & (PAGE - 1)));
-      each(at, done, size);
+      const arena = this.#tlb.lookup(at, tag, bank);
+      const size = Math.min(arena >= 0 ? PAGE : 16, length - done, PAGE - (at & (PAGE - 1)));
+      each(at, done, size, arena);
       done += size;
     }
   }

@@ -178,14 +178,28 @@ export interface FxFormat {
 }
 
 const FX_SIZE = 512;
-/** Bytes of the area the processor writes: the rest is left to software. */
-const FX_WRITTEN = 416;
+/** Where the area is put together and taken apart: guests do that at every task switch. */
+const fxArea = new Uint8Array(FX_SIZE);
+const fxView = new DataView(fxArea.buffer);
+
+/** Copies ST(0) to ST(7) between the state and the area, ten bytes each. */
+function moveStack(cpu: Cpu, toArea: boolean): void {
+  const { u8 } = cpu;
+  for (let i = 0; i < 8; i++) {
+    const loc = registerLoc(cpu, i);
+    const at = 32 + i * 16;
+    for (let byte = 0; byte < 10; byte++) {
+      if (toArea) fxArea[at + byte] = u8[loc + byte]!;
+      else u8[loc + byte] = fxArea[at + byte]!;
+    }
+  }
+}
 
 /** FXSAVE; the address is aligned to 16 (checked before). */
 export function fxsave(cpu: Cpu, lin: number, { wide, code64 }: FxFormat): void {
-  const bytes = new Uint8Array(FX_WRITTEN);
-  const view = new DataView(bytes.buffer);
+  const view = fxView;
   const fsw = statusWord(cpu);
+  fxArea.fill(0, 0, 160);
   view.setUint16(0, cpu.get32(FPU.fcw), true);
   view.setUint16(2, fsw, true);
   view.setUint8(4, ~cpu.get32(FPU.empty) & 0xff);
@@ -201,16 +215,13 @@ export function fxsave(cpu: Cpu, lin: number, { wide, code64 }: FxFormat): void 
   }
   view.setUint32(24, cpu.get32(FPU.mxcsr), true);
   view.setUint32(28, MXCSR_MASK, true);
-  for (let i = 0; i < 8; i++) {
-    const loc = registerLoc(cpu, i);
-    bytes.set(cpu.u8.subarray(loc, loc + 10), 32 + i * 16);
-  }
+  moveStack(cpu, true);
   const withXmm = (cpu.cr4 & CR4_OSFXSR) !== 0;
   const xmmBytes = withXmm ? (code64 ? 256 : 128) : 0;
-  bytes.set(cpu.u8.subarray(XMM, XMM + xmmBytes), 160);
+  fxArea.set(cpu.u8.subarray(XMM, XMM + xmmBytes), 160);
   // The whole area must be writable, the parts that are left alone too.
   cpu.mmu.probe(lin, FX_SIZE, ACCESS.write);
-  cpu.mmu.writeBytes(lin, bytes.subarray(0, 160 + xmmBytes));
+  cpu.mmu.writeBytes(lin, fxArea.subarray(0, 160 + xmmBytes));
 }
 
 /** Pointers are kept in 57 bits, the linear addresses of 5-level paging. */
@@ -220,9 +231,8 @@ function canonical(pointer: bigint): bigint {
 
 /** FXRSTOR. @throws GuestFault #GP(0) for reserved bits of MXCSR. */
 export function fxrstor(cpu: Cpu, lin: number, { wide, code64 }: FxFormat): void {
-  const bytes = new Uint8Array(FX_SIZE);
-  cpu.mmu.readBytes(lin, bytes);
-  const view = new DataView(bytes.buffer);
+  const view = fxView;
+  cpu.mmu.readBytes(lin, fxArea);
   const withXmm = (cpu.cr4 & CR4_OSFXSR) !== 0;
   const mxcsr = view.getUint32(24, true);
   if (withXmm && (mxcsr & ~MXCSR_MASK) !== 0) throw gp();
@@ -230,17 +240,20 @@ export function fxrstor(cpu: Cpu, lin: number, { wide, code64 }: FxFormat): void
   setStatusWord(cpu, view.getUint16(2, true));
   cpu.set32(FPU.empty, ~view.getUint8(4) & 0xff);
   cpu.set32(FPU.fop, view.getUint16(6, true) & 0x7ff);
-  cpu.set64(FPU.fip, wide ? canonical(view.getBigUint64(8, true)) : BigInt(view.getUint32(8, true)));
-  cpu.set64(FPU.fdp, wide ? canonical(view.getBigUint64(16, true)) : BigInt(view.getUint32(16, true)));
-  if (!wide) {
-    cpu.set32(FPU.fcs, view.getUint16(12, true));
-    cpu.set32(FPU.fds, view.getUint16(20, true));
+  for (const [pointer, selector, at] of [
+    [FPU.fip, FPU.fcs, 8],
+    [FPU.fdp, FPU.fds, 16],
+  ] as const) {
+    if (wide) {
+      cpu.set64(pointer, canonical(view.getBigUint64(at, true)));
+      continue;
+    }
+    cpu.set32(pointer, view.getUint32(at, true));
+    cpu.set32(pointer + 4, 0);
+    cpu.set32(selector, view.getUint16(at + 4, true));
   }
-  for (let i = 0; i < 8; i++) {
-    const loc = registerLoc(cpu, i);
-    cpu.u8.set(bytes.subarray(32 + i * 16, 42 + i * 16), loc);
-  }
+  moveStack(cpu, false);
   if (!withXmm) return;
   cpu.set32(FPU.mxcsr, mxcsr);
-  cpu.u8.set(bytes.subarray(160, code64 ? 416 : 288), XMM);
+  cpu.u8.set(fxArea.subarray(160, code64 ? 416 : 288), XMM);
 }
