@@ -83,6 +83,11 @@ export class IrBuilder {
     this.ops.push({ def: op('callout'), dst, a, b, imm, c, wide: 0n, callout });
   }
 
+  /** IRET of an operand size, bits; its callout. */
+  interruptReturn(callout: Callout, bits: 16 | 32 | 64): void {
+    this.ops.push({ def: op('iret'), dst: 0, a: 0, b: 0, imm: bits, c: 0, wide: 0n, callout });
+  }
+
   /** Appends a run of string iterations: one of the callouts of x86/string-bulk.ts. */
   stringRun(callout: Callout, { a = 0, b = 0, imm = 0 }: OpFields): void {
     this.ops.push({ def: op('stringrun'), dst: 0, a, b, imm, c: 0, wide: 0n, callout });

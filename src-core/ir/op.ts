@@ -44,6 +44,8 @@ export interface FlagSource {
  * SYSEXIT do outside long mode but for RIP and RSP; and what SYSCALL and SYSRET do in 64-bit code but for general registers,
  * the arithmetic flags and RIP (parameters of SYSRET: the low half of R11, the high half of RCX).
  */
+/** What engines may do themselves instead of calling out: runs of string iterations (x86/string-bulk.ts), IRET's plain cases. */
+export type InsteadName = 'stringRun' | 'interruptReturn';
 export type QuickName = 'loadSegment' | 'sysenter' | 'sysexit' | 'syscall' | 'sysret';
 
 /** What an operation's emitter has to work with. All methods append to `w`. */
@@ -106,8 +108,8 @@ export interface OpGen {
    * nothing was done. It reads and writes no general register, no flags and no temporary.
    */
   quick(name: QuickName, parameters: () => void): void;
-  /** The same as calloutOfOp for a run of string iterations (x86/string-bulk.ts), which an engine may do by itself. */
-  stringRun(): void;
+  /** The same as calloutOfOp, unless what an engine has for it does it by itself. */
+  calloutOfOpUnless(name: InsteadName): void;
   /**
    * Pushes what is in the guest's memory at a linear address, which `address` puts into a local where it is needed (i32
    * for addresses of 32 bits, else i64): i32 up to 4 bytes, i64 for 8, v128 for 16. `forWrite` asks for write permission

@@ -67,6 +67,9 @@ export const CTL = {
   /** u32 counters that TypeScript collects: what wasm did of the work of callouts. */
   quickSegmentLoads: 0xac,
   quickSystemCalls: 0xb0,
+  quickReturns: 0xb4,
+  /** u32: 1 while a model of hardware virtualization has to hear of what it might intercept: wasm does nothing for callouts. */
+  intercepted: 0xb8,
 } as const;
 
 /** General registers in encoding order: RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8..R15; 8 bytes each. */

@@ -86,6 +86,7 @@ export class Callouts {
   intercept(intercepts: Intercepts | undefined): void {
     this.#functions = callouts().map((callout) => intercepts?.wrap(callout) ?? callout.run);
     this.intercepted = intercepts !== undefined;
+    this.#cpu.set32(CTL.intercepted, intercepts ? 1 : 0);
     this.#cpu.intercepts = intercepts;
     this.#cpu.mmu.observe(intercepts);
   }
@@ -101,6 +102,7 @@ export class Callouts {
     };
     quickly('descriptor', CTL.quickSegmentLoads);
     quickly('systemCall', CTL.quickSystemCalls);
+    quickly('farTransfer', CTL.quickReturns);
     const counts = this.#counts;
     for (let id = 0; id < counts.length; id++) {
       const count = counts[id]!;

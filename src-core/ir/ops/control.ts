@@ -109,7 +109,17 @@ defineOp('callout', 64, { reads: 'abd', flags: 'readwrite', flagsInState: true, 
 );
 
 // A run of a repeated string instruction, by the callout that the operation names or quicker (x86/string-bulk.ts).
-defineOp('stringrun', 64, { reads: '', writes: false, leaves: true }, (g) => g.stringRun());
+defineOp('stringrun', 64, { reads: '', writes: false, leaves: true }, (g) =>
+  g.calloutOfOpUnless('stringRun'),
+);
+
+// IRET, by its callout or quicker. imm is the operand size in bits. RIP is set.
+defineOp(
+  'iret',
+  64,
+  { reads: '', writes: false, flags: 'readwrite', flagsInState: true, leaves: true },
+  (g) => g.calloutOfOpUnless('interruptReturn'),
+);
 
 // dst = imm, or -imm with DF set: the step of a string instruction.
 defineOp('step', 64, { reads: '' }, (g) => {

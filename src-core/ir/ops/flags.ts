@@ -1,4 +1,5 @@
 import { I32, I64, i32, i64 } from '../../wasm/opcodes.ts';
+import type { CodeWriter } from '../../wasm/writer.ts';
 import type { Bits, FlagArithmetic, FlagSource, OpGen } from '../op.ts';
 import { pushArithmeticCondition } from './flags-arithmetic.ts';
 
@@ -298,12 +299,16 @@ export function pushArithmeticFlags(g: OpGen): void {
 
 /** Sets OSZAPC from RFLAGS bits in i32 local `value`. */
 export function setArithmeticFlags(g: OpGen, value: number): void {
-  const { w } = g;
+  g.setFlags(flagWords(g.w, value));
+}
+
+/** What pushes FLAGS_RESULT and FLAGS_AUX for the arithmetic flags in a local. */
+export function flagWords(w: CodeWriter, value: number): { result: () => void; aux: () => void } {
   const bit = (shift: number): void => {
     w.get(value).i32Const(shift).op(i32.shr_u).i32Const(1).op(i32.and);
   };
   // Result 0 where ZF is wanted, else 1; the deltas correct SF and PF (see Cpu.rflags).
-  g.setFlags({
+  return {
     result: () => {
       bit(6);
       w.op(i32.eqz).op(i64.extend_i32_u);
@@ -322,5 +327,5 @@ export function setArithmeticFlags(g: OpGen, value: number): void {
       bit(7);
       w.op(i32.or);
     },
-  });
+  };
 }

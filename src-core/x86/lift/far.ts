@@ -135,7 +135,7 @@ lift(Mnemonic.Retf, (cx) => {
 });
 
 lift([Mnemonic.Iret, Mnemonic.Iretd, Mnemonic.Iretq], (cx) => {
-  cx.b.callout(iret, { imm: operandSize(cx) });
+  cx.b.interruptReturn(iret, operandSize(cx));
   continueAtRip(cx);
 });
 

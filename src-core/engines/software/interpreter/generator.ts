@@ -1,4 +1,12 @@
-import type { AccessBytes, Bits, FlagArithmetic, FlagSource, OpGen, QuickName } from '../../../ir/op.ts';
+import type {
+  AccessBytes,
+  Bits,
+  FlagArithmetic,
+  FlagSource,
+  InsteadName,
+  OpGen,
+  QuickName,
+} from '../../../ir/op.ts';
 import { I32, I64, LOADS, STORES, V128, type ValueType, i32, i64, v128 } from '../../../wasm/opcodes.ts';
 import type { CodeWriter } from '../../../wasm/writer.ts';
 import type { Callout } from '../../../x86/callout.ts';
@@ -12,6 +20,7 @@ import { pushHost, pushTlbEntry } from './tlb-entry.ts';
 export interface CalledFunctions extends QuickFunctions {
   refill: number;
   stringRun: number;
+  interruptReturn: number;
   slowLoad: number;
   slowStore: number;
   callout: number;
@@ -188,8 +197,8 @@ export class InterpreterGen implements OpGen {
     this.#leaveIfFaulted();
   }
 
-  stringRun(): void {
-    this.w.get(this.#pc).call(this.#called.stringRun).op(i32.eqz).if();
+  calloutOfOpUnless(name: InsteadName): void {
+    this.w.get(this.#pc).call(this.#called[name]).op(i32.eqz).if();
     this.calloutOfOp();
     this.w.end();
   }

@@ -2,10 +2,7 @@ import type { QuickName } from '../../../ir/op.ts';
 import { I32, I64, i32, i64 } from '../../../wasm/opcodes.ts';
 import { CodeWriter, type ModuleWriter } from '../../../wasm/writer.ts';
 import {
-  ATTR_DB,
-  ATTR_L,
   ATTR_UNUSABLE,
-  CR4_SMAP,
   EFER_SCE,
   FLAG_AC,
   FLAG_IF,
@@ -14,8 +11,6 @@ import {
   FLAGS_FIXED,
 } from '../../../x86/bits.ts';
 import {
-  CR4,
-  CS,
   CTL,
   EFER,
   FLAGS_SYSTEM,
@@ -26,13 +21,23 @@ import {
   SEG_SIZE,
   SEGMENT_MEMO,
   SEGMENT_MEMO_VALID,
-  SS,
   TABLE_LIMIT,
   TLB,
 } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { SEGMENT } from '../../../x86/segmentation.ts';
-import { FLAT_CODE, FLAT_DATA, SYSRET_FLAGS } from '../../../x86/syscall.ts';
+import { SYSRET_FLAGS } from '../../../x86/syscall.ts';
+import {
+  count,
+  enterFlat,
+  FLAT_32,
+  FLAT_64,
+  type FlatMode,
+  refuseIf,
+  setState,
+  state,
+  supervisorBank,
+} from './privilege.ts';
 import { pushHost, pushTlbEntry } from './tlb-entry.ts';
 
 /** Function indices of what `emitQuick` defines. */
@@ -57,32 +62,6 @@ export function emitQuick(module: ModuleWriter): QuickFunctions {
     syscall: define(0, syscall),
     sysret: define(2, sysret),
   };
-}
-
-function refuseIf(w: CodeWriter): void {
-  w.if().i32Const(0).return().end();
-}
-
-function state(w: CodeWriter, offset: number): CodeWriter {
-  return w.i32Const(0).mem(i32.load, offset);
-}
-
-function setState(w: CodeWriter, offset: number, value: () => void): void {
-  w.i32Const(0);
-  value();
-  w.mem(i32.store, offset);
-}
-
-function count(w: CodeWriter, counter: number): void {
-  setState(w, counter, () => state(w, counter).i32Const(1).op(i32.add));
-}
-
-/** Pushes the bank of the supervisor; `always` as of an implicit access, which obeys SMAP whatever RFLAGS.AC says. */
-function supervisorBank(w: CodeWriter, always: boolean): void {
-  w.i32Const(TLB.bankSupervisorSmap).i32Const(TLB.bankSupervisor);
-  state(w, CR4).i32Const(CR4_SMAP).op(i32.and).i32Const(0).op(i32.ne);
-  if (!always) state(w, FLAGS_SYSTEM).i32Const(FLAG_AC).op(i32.and).op(i32.eqz).op(i32.and);
-  w.select();
 }
 
 /** A null selector, or one whose descriptor is the one a callout found good (SEGMENT_MEMO). The mode stays what it is. */
@@ -176,50 +155,12 @@ function refuseMode(w: CodeWriter): void {
   refuseIf(w);
 }
 
-/** How the fast system call instructions load CS and SS: flat, for a privilege level and 32- or 64-bit code. */
-interface Entered {
-  cpl: number;
-  size: number;
-  /** Of SS's selector from that of CS. */
-  stack: number;
-  /** Bits of the mode that stay, and those that come. */
-  kept: number;
-  mode: number;
-}
-
-const FLAT = MODE.stack32 | MODE.flatSs | MODE.flatCs;
-const ENTERED_32 = {
-  size: ATTR_DB,
-  kept: MODE.flatDs | MODE.flatEs | MODE.protected,
-  mode: MODE.code32 | FLAT,
-};
-const ENTERED_64 = {
-  size: ATTR_L,
-  kept: MODE.protected | MODE.longMode,
-  mode: MODE.code64 | FLAT | MODE.flatDs | MODE.flatEs,
-};
-
-/** CS and SS as the fast system call instructions load them, and the mode that comes of it. `selector` is the code's. */
-function enter(w: CodeWriter, selector: number, { cpl, size, stack, kept, mode }: Entered): void {
-  const load = (register: number, offset: number, attributes: number): void => {
-    setState(w, register + SEG_FIELD.selector, () =>
-      w.get(selector).i32Const(offset).op(i32.add).i32Const(0xffff).op(i32.and),
-    );
-    setState(w, register + SEG_FIELD.attributes, () => w.i32Const(attributes | (cpl << 5)));
-    setState(w, register + SEG_FIELD.limit, () => w.i32Const(-1));
-    w.i32Const(0)
-      .i64Const(0n)
-      .mem(i64.store, register + SEG_FIELD.base);
+/** CS and SS as the fast system call instructions load them: SS's selector stands so far from that of CS. */
+function enter(w: CodeWriter, selector: number, flat: FlatMode, cpl: number, stack: number): void {
+  const from = (offset: number) => (): void => {
+    w.get(selector).i32Const(offset).op(i32.add).i32Const(0xffff).op(i32.and);
   };
-  load(CS, 0, FLAT_CODE | size);
-  load(SS, stack, FLAT_DATA);
-  setState(w, CTL.cpl, () => w.i32Const(cpl));
-  setState(w, CTL.modeKey, () => {
-    state(w, CTL.modeKey).i32Const(kept).op(i32.and);
-    w.i32Const(mode | (cpl << MODE.cplShift)).op(i32.or);
-  });
-  w.i32Const(0).i64Const(0n).mem(i64.store, CTL.codeBase);
-  setState(w, CTL.codeLimit, () => w.i32Const(-1));
+  enterFlat(w, flat, cpl, { code: from(0), stack: from(stack) });
   count(w, CTL.quickSystemCalls);
 }
 
@@ -229,7 +170,7 @@ function sysenter(w: CodeWriter): void {
   state(w, MSR.sysenterCs).i32Const(0xfffc).op(i32.and).tee(selector).op(i32.eqz);
   refuseIf(w);
   setState(w, FLAGS_SYSTEM, () => state(w, FLAGS_SYSTEM).i32Const(~FLAG_IF).op(i32.and));
-  enter(w, selector, { ...ENTERED_32, cpl: 0, stack: 8 });
+  enter(w, selector, FLAT_32, 0, 8);
   setState(w, CTL.tlbBank, () => supervisorBank(w, false));
   w.i32Const(1);
 }
@@ -245,7 +186,7 @@ function sysexit(w: CodeWriter): void {
   state(w, MSR.sysenterCs).i32Const(0xfffc).op(i32.and).tee(selector).op(i32.eqz);
   refuseIf(w);
   w.get(selector).i32Const(16).op(i32.add).i32Const(3).op(i32.or).set(selector);
-  enter(w, selector, { ...ENTERED_32, cpl: 3, stack: 8 });
+  enter(w, selector, FLAT_32, 3, 8);
   setState(w, CTL.tlbBank, () => state(w, CTL.userBank));
   w.i32Const(1);
 }
@@ -273,7 +214,7 @@ function syscall(w: CodeWriter): void {
     .i32Const(0xfffc)
     .op(i32.and)
     .set(selector);
-  enter(w, selector, { ...ENTERED_64, cpl: 0, stack: 8 });
+  enter(w, selector, FLAT_64, 0, 8);
   setState(w, CTL.tlbBank, () => supervisorBank(w, false));
   w.i32Const(1);
 }
@@ -314,7 +255,7 @@ function sysret(w: CodeWriter): void {
     .i32Const(3)
     .op(i32.or)
     .set(selector);
-  enter(w, selector, { ...ENTERED_64, cpl: 3, stack: -8 });
+  enter(w, selector, FLAT_64, 3, -8);
   setState(w, CTL.tlbBank, () => state(w, CTL.userBank));
   w.i32Const(1);
 }

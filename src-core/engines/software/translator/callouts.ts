@@ -1,4 +1,4 @@
-import type { QuickName } from '../../../ir/op.ts';
+import type { InsteadName, QuickName } from '../../../ir/op.ts';
 import { I32, i32 } from '../../../wasm/opcodes.ts';
 import type { CodeWriter } from '../../../wasm/writer.ts';
 import { CTL } from '../../../x86/layout.ts';
@@ -27,9 +27,9 @@ export class Callouts {
     this.call(this.#calloutOfOp());
   }
 
-  /** A run of string iterations, which its callout does where the function for it does not. */
-  stringRun(): void {
-    this.call(this.#calloutOfOp(), this.#frame.imports.stringRun);
+  /** The same where the function for it does not do it. */
+  calloutOfOpUnless(name: InsteadName): void {
+    this.call(this.#calloutOfOp(), this.#frame.imports[name]);
   }
 
   /** See OpGen.quick. */

@@ -5,6 +5,7 @@ import type {
   FlagSource,
   OpDef,
   OpGen,
+  InsteadName,
   QuickName,
 } from '../../../ir/op.ts';
 import { i32, i64, type ValueType } from '../../../wasm/opcodes.ts';
@@ -197,8 +198,8 @@ export class RegionGen implements OpGen {
   calloutOfOp(): void {
     this.#callouts.calloutOfOp();
   }
-  stringRun(): void {
-    this.#callouts.stringRun();
+  calloutOfOpUnless(name: InsteadName): void {
+    this.#callouts.calloutOfOpUnless(name);
   }
   quick(name: QuickName, parameters: () => void): void {
     this.#callouts.quick(name, parameters);

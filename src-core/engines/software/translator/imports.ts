@@ -23,6 +23,8 @@ export interface RegionImports {
   regionLookup: number;
   /** (micro-op) -> whether a run of string iterations is done, or its callout must look at it (emitStringRun). */
   stringRun: number;
+  /** (micro-op) -> whether IRET is done, or its callout must look at it (emitInterruptReturn). */
+  interruptReturn: number;
   /** Quick, each with its parameters -> whether it did all there is to do (emitQuick). */
   loadSegment: number;
   sysenter: number;
@@ -46,6 +48,7 @@ export function declareRegionImports(module: ModuleWriter): RegionImports {
     slowStore: module.importFunction('slowStore', [I32, I32, I32, I32], [I32]),
     regionLookup: module.importFunction('regionLookup', [], [I32]),
     stringRun: module.importFunction('stringRun', [I32], [I32]),
+    interruptReturn: module.importFunction('interruptReturn', [I32], [I32]),
     loadSegment: module.importFunction('loadSegment', [I32, I32], [I32]),
     sysenter: module.importFunction('sysenter', [], [I32]),
     sysexit: module.importFunction('sysexit', [], [I32]),
