@@ -83,6 +83,12 @@ export class IrBuilder {
     this.ops.push({ def: op('callout'), dst, a, b, imm, c, wide: 0n, callout });
   }
 
+  /** MOV from a control register, its slot of the state where that is what it holds, else 0, and its callout. */
+  controlRead(callout: Callout, { dst, a, imm }: Required<Pick<OpFields, 'dst' | 'a' | 'imm'>>): Loc {
+    this.ops.push({ def: op('control.read'), dst, a, b: 0, imm, c: 0, wide: 0n, callout });
+    return dst;
+  }
+
   /** IRET of an operand size, bits; its callout. */
   interruptReturn(callout: Callout, bits: 16 | 32 | 64): void {
     this.ops.push({ def: op('iret'), dst: 0, a: 0, b: 0, imm: bits, c: 0, wide: 0n, callout });

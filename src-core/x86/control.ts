@@ -82,6 +82,11 @@ const CONTROL_SLOTS = new Map([
   [8, CR8],
 ]);
 
+/** The slot of the state that a control register is and nothing else; 0 for others. */
+export function plainControlSlot(number: number): number {
+  return number === 8 ? 0 : (CONTROL_SLOTS.get(number) ?? 0);
+}
+
 const code64 = (cpu: Cpu): boolean => (cpu.get32(CTL.modeKey) & MODE.codeSizeMask) === MODE.code64;
 
 /** PAE paging (not 4-level) is in use with these register values. */

@@ -68,6 +68,7 @@ export const CTL = {
   quickSegmentLoads: 0xac,
   quickSystemCalls: 0xb0,
   quickReturns: 0xb4,
+  quickControlReads: 0xbc,
   /** u32: 1 while a model of hardware virtualization has to hear of what it might intercept: wasm does nothing for callouts. */
   intercepted: 0xb8,
 } as const;

@@ -103,6 +103,7 @@ export class Callouts {
     quickly('descriptor', CTL.quickSegmentLoads);
     quickly('systemCall', CTL.quickSystemCalls);
     quickly('farTransfer', CTL.quickReturns);
+    quickly('controlRegister', CTL.quickControlReads);
     const counts = this.#counts;
     for (let id = 0; id < counts.length; id++) {
       const count = counts[id]!;

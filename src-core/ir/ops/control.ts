@@ -113,6 +113,10 @@ defineOp('stringrun', 64, { reads: '', writes: false, leaves: true }, (g) =>
   g.calloutOfOpUnless('stringRun'),
 );
 
+// dst = a control register: slot a where that is all there is to it, by its callout otherwise (imm: its number).
+defineOp('control.read', 64, { reads: '', flags: 'readwrite', flagsInState: true, leaves: true }, (g) =>
+  g.calloutOfOpUnless('controlRead'),
+);
 // IRET, by its callout or quicker. imm is the operand size in bits. RIP is set.
 defineOp(
   'iret',

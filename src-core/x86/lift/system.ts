@@ -6,6 +6,7 @@ import {
   hlt,
   invlpg,
   lmsw,
+  plainControlSlot,
   readControl,
   readSegmentBase,
   setAc,
@@ -111,7 +112,11 @@ claimSpecialMove((cx) => {
     const source = numberIn(first, insn.opRegister(1));
     if (source >= 0) {
       const value = b.temp();
-      b.callout(read, { dst: value, imm: source });
+      if (read === readControl) {
+        b.controlRead(read, { dst: value, a: plainControlSlot(source), imm: source });
+      } else {
+        b.callout(read, { dst: value, imm: source });
+      }
       b.op(`mov.${bits}`, { dst: cx.register(0), a: value });
       return true;
     }

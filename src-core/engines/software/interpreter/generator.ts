@@ -21,6 +21,7 @@ export interface CalledFunctions extends QuickFunctions {
   refill: number;
   stringRun: number;
   interruptReturn: number;
+  controlRead: number;
   slowLoad: number;
   slowStore: number;
   callout: number;

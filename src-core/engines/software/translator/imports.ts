@@ -25,6 +25,8 @@ export interface RegionImports {
   stringRun: number;
   /** (micro-op) -> whether IRET is done, or its callout must look at it (emitInterruptReturn). */
   interruptReturn: number;
+  /** (micro-op) -> the same of MOV from a control register (emitControlRead). */
+  controlRead: number;
   /** Quick, each with its parameters -> whether it did all there is to do (emitQuick). */
   loadSegment: number;
   sysenter: number;
@@ -49,6 +51,7 @@ export function declareRegionImports(module: ModuleWriter): RegionImports {
     regionLookup: module.importFunction('regionLookup', [], [I32]),
     stringRun: module.importFunction('stringRun', [I32], [I32]),
     interruptReturn: module.importFunction('interruptReturn', [I32], [I32]),
+    controlRead: module.importFunction('controlRead', [I32], [I32]),
     loadSegment: module.importFunction('loadSegment', [I32, I32], [I32]),
     sysenter: module.importFunction('sysenter', [], [I32]),
     sysexit: module.importFunction('sysexit', [], [I32]),
