@@ -28,6 +28,7 @@ import type { FormOf } from './step.ts';
 import { optimiseSoon } from './tiering.ts';
 import { blocksOf, DropCounts, type OpenNode, siteTableOf, type Translation } from './translation.ts';
 import { TranslationIndex } from './translation-index.ts';
+import { warmUp } from './warm-up.ts';
 import { WaysOn } from './ways-on.ts';
 
 const WASM_PAGE = 65536;
@@ -134,6 +135,7 @@ export class Translator {
     slots?: number;
   }) {
     optimiseSoon();
+    warmUp();
     this.#slots = slots;
     this.#arena = arena;
     this.#cpu = cpu;
