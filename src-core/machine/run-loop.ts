@@ -4,10 +4,13 @@ import { HostClock, IcountClock, type TimerClock } from './clock.ts';
 
 /** Host time the vCPU runs before Node's event loop gets a turn, ms. */
 const SLICE_MS = 2;
-/** Bounds of the instructions given to an engine at once: the first near a timer's deadline, the second otherwise. */
+/**
+ * Bounds of the instructions given to an engine at once: the first near a timer's deadline, the others otherwise. Code that
+ * is a tenth as fast as what came before it still ends soon.
+ */
 const BUDGET_MIN_TIMER = 200;
 const BUDGET_MIN = 5000;
-const BUDGET_MAX = 4_000_000;
+const BUDGET_MAX = 1_000_000;
 /** Shortest run of an engine that goes by time, ns. */
 const RUN_NS_MIN = 20_000;
 /** Instructions a slice starts with before the engine's speed is known. */
@@ -15,7 +18,7 @@ const BUDGET_FIRST = 20_000;
 /** The engine's speed is the best of this many runs: a host with other work to do makes single ones look slow. */
 const SPEED_SAMPLES = 4;
 /** A run of this many ms has overshot so far that the speed is halved whatever the reason. */
-const OVERSHOOT_MS = 10;
+const OVERSHOOT_MS = 5;
 /** An idle wait longer than this goes through Node's timers, whose resolution is 1 ms; the rest is waited for in place. */
 const PRECISE_WAIT_MS = 2.5;
 /** The same while guest and host are quiet: waiting in place costs less than half of what a timer does. */
