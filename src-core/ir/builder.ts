@@ -83,20 +83,9 @@ export class IrBuilder {
     this.ops.push({ def: op('callout'), dst, a, b, imm, c, wide: 0n, callout });
   }
 
-  /** MOV from a control register, its slot of the state where that is what it holds, else 0, and its callout. */
-  controlRead(callout: Callout, { dst, a, imm }: Required<Pick<OpFields, 'dst' | 'a' | 'imm'>>): Loc {
-    this.ops.push({ def: op('control.read'), dst, a, b: 0, imm, c: 0, wide: 0n, callout });
-    return dst;
-  }
-
-  /** IRET of an operand size, bits; its callout. */
-  interruptReturn(callout: Callout, bits: 16 | 32 | 64): void {
-    this.ops.push({ def: op('iret'), dst: 0, a: 0, b: 0, imm: bits, c: 0, wide: 0n, callout });
-  }
-
-  /** Appends a run of string iterations: one of the callouts of x86/string-bulk.ts. */
-  stringRun(callout: Callout, { a = 0, b = 0, imm = 0 }: OpFields): void {
-    this.ops.push({ def: op('stringrun'), dst: 0, a, b, imm, c: 0, wide: 0n, callout });
+  /** The same, unless the engine does it by itself: an operation that ends in OpGen.calloutOfOpUnless. */
+  calloutUnless(name: string, callout: Callout, { dst = 0, a = 0, b = 0, imm = 0, c = 0 }: OpFields): void {
+    this.ops.push({ def: op(name), dst, a, b, imm, c, wide: 0n, callout });
   }
 
   /** True when the last operation ends the block. */

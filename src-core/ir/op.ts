@@ -44,8 +44,8 @@ export interface FlagSource {
  * SYSEXIT do outside long mode but for RIP and RSP; and what SYSCALL and SYSRET do in 64-bit code but for general registers,
  * the arithmetic flags and RIP (parameters of SYSRET: the low half of R11, the high half of RCX).
  */
-/** What engines may do themselves instead of calling out: runs of string iterations (x86/string-bulk.ts), IRET's and control registers' plain cases. */
-export type InsteadName = 'stringRun' | 'interruptReturn' | 'controlRead';
+/** What engines may do themselves instead of calling out: runs of string iterations (x86/string-bulk.ts), IRET's and control registers' plain cases, PCMPISTRI. */
+export type InsteadName = 'stringRun' | 'interruptReturn' | 'controlRead' | 'compareStrings';
 export type QuickName = 'loadSegment' | 'sysenter' | 'sysexit' | 'syscall' | 'sysret';
 
 /** What an operation's emitter has to work with. All methods append to `w`. */

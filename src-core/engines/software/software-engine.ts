@@ -131,6 +131,7 @@ export class SoftwareEngine implements Engine {
       stringRun: instance.exports.stringRun as WebAssembly.ExportValue,
       interruptReturn: instance.exports.interruptReturn as WebAssembly.ExportValue,
       controlRead: instance.exports.controlRead as WebAssembly.ExportValue,
+      compareStrings: instance.exports.compareStrings as WebAssembly.ExportValue,
       loadSegment: instance.exports.loadSegment as WebAssembly.ExportValue,
       sysenter: instance.exports.sysenter as WebAssembly.ExportValue,
       sysexit: instance.exports.sysexit as WebAssembly.ExportValue,

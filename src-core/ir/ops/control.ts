@@ -117,6 +117,11 @@ defineOp('stringrun', 64, { reads: '', writes: false, leaves: true }, (g) =>
 defineOp('control.read', 64, { reads: '', flags: 'readwrite', flagsInState: true, leaves: true }, (g) =>
   g.calloutOfOpUnless('controlRead'),
 );
+// PCMPxSTRx, by its callout (x86/fpu/sse-strings.ts) or quicker.
+defineOp('strings.compare', 64, { reads: 'abd', flags: 'readwrite', flagsInState: true, leaves: true }, (g) =>
+  g.calloutOfOpUnless('compareStrings'),
+);
+
 // IRET, by its callout or quicker. imm is the operand size in bits. RIP is set.
 defineOp(
   'iret',

@@ -8,7 +8,7 @@ import { RCX, XMM } from '../layout.ts';
 export const STRINGS = { explicit: 1, index: 2 } as const;
 
 /** Fields of the control byte. */
-const CONTROL = {
+export const STRING_CONTROL = {
   words: 1,
   signed: 2,
   aggregationShift: 2,
@@ -17,7 +17,8 @@ const CONTROL = {
   high: 0x40,
 } as const;
 
-const AGGREGATION = { equalAny: 0, ranges: 1, equalEach: 2, equalOrdered: 3 } as const;
+/** How elements are compared. */
+export const AGGREGATION = { equalAny: 0, ranges: 1, equalEach: 2, equalOrdered: 3 } as const;
 
 /** Elements of one operand, and how many are valid. */
 interface Text {
@@ -32,7 +33,7 @@ const textB: Text = { elements: new Int32Array(16), length: 0 };
 /** Reads an operand's elements; all of them are valid up to the first zero. */
 function readText(cpu: Cpu, loc: number, control: number, count: number, text: Text): void {
   const { elements } = text;
-  const signed = (control & CONTROL.signed) !== 0;
+  const signed = (control & STRING_CONTROL.signed) !== 0;
   const { u8 } = cpu;
   text.length = count;
   for (let i = count - 1; i >= 0; i--) {
@@ -90,7 +91,7 @@ function bitOf(a: Text, b: Text, mode: number, count: number, j: number): boolea
 
 /** PCMPESTRI, PCMPESTRM, PCMPISTRI, PCMPISTRM: operands a and b, `imm` the control byte, lengths at dst and dst + 8. */
 export const compareStrings = defineCallout('compareStrings', 'otherCallout', (cpu, dst, a, b, imm, c) => {
-  const count = (imm & CONTROL.words) !== 0 ? 8 : 16;
+  const count = (imm & STRING_CONTROL.words) !== 0 ? 8 : 16;
   readText(cpu, a, imm, count, textA);
   readText(cpu, b, imm, count, textB);
   if ((c & STRINGS.explicit) !== 0) {
@@ -99,19 +100,19 @@ export const compareStrings = defineCallout('compareStrings', 'otherCallout', (c
   }
   const lengthA = textA.length;
   const lengthB = textB.length;
-  const raw = aggregate(textA, textB, (imm >> CONTROL.aggregationShift) & 3, count);
+  const raw = aggregate(textA, textB, (imm >> STRING_CONTROL.aggregationShift) & 3, count);
   const every = (1 << count) - 1;
-  const polarity = (imm >> CONTROL.polarityShift) & 3;
+  const polarity = (imm >> STRING_CONTROL.polarityShift) & 3;
   const valid = (1 << lengthB) - 1;
   const result = polarity === 1 ? raw ^ every : polarity === 3 ? raw ^ valid : raw;
 
   if ((c & STRINGS.index) !== 0) {
-    const high = (imm & CONTROL.high) !== 0;
+    const high = (imm & STRING_CONTROL.high) !== 0;
     const index = result === 0 ? count : high ? 31 - Math.clz32(result) : 31 - Math.clz32(result & -result);
     cpu.set32(RCX, index);
     cpu.set32(RCX + 4, 0);
   } else {
-    writeMask(cpu, result, count, (imm & CONTROL.high) !== 0);
+    writeMask(cpu, result, count, (imm & STRING_CONTROL.high) !== 0);
   }
   cpu.rflags =
     (cpu.rflags & ~FLAGS_ARITHMETIC) |

@@ -135,7 +135,7 @@ lift(Mnemonic.Retf, (cx) => {
 });
 
 lift([Mnemonic.Iret, Mnemonic.Iretd, Mnemonic.Iretq], (cx) => {
-  cx.b.interruptReturn(iret, operandSize(cx));
+  cx.b.calloutUnless('iret', iret, { imm: operandSize(cx) });
   continueAtRip(cx);
 });
 

@@ -286,7 +286,7 @@ for (const [mnemonics, explicit, index] of [
         b.op(wide ? 'mov.64' : 'sext.32.64', { dst: lengths, a: RAX });
         b.op(wide ? 'mov.64' : 'sext.32.64', { dst: lengths + 8, a: RDX });
       }
-      b.callout(compareStrings, {
+      b.calloutUnless('strings.compare', compareStrings, {
         dst: lengths,
         a: xmm(cx, 0),
         b: source,

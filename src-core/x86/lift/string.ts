@@ -131,7 +131,7 @@ function liftMovs(cx: LiftContext, bits: Bits): void {
     },
     {
       bulk: () =>
-        cx.b.stringRun(repMovsRun, {
+        cx.b.calloutUnless('stringrun', repMovsRun, {
           a: bulkSegment(cx, cx.memorySegment()),
           b: bulkSegment(cx, Register.ES),
           imm: bulkShape(s),
@@ -150,7 +150,10 @@ for (const [mnemonic, bits] of sizes(Mnemonic.Stosb, Mnemonic.Stosw, Mnemonic.St
         cx.store(bits, s.address(RDI, true), RAX);
         s.advance(RDI);
       },
-      { bulk: () => cx.b.stringRun(repStosRun, { b: bulkSegment(cx, Register.ES), imm: bulkShape(s) }) },
+      {
+        bulk: () =>
+          cx.b.calloutUnless('stringrun', repStosRun, { b: bulkSegment(cx, Register.ES), imm: bulkShape(s) }),
+      },
     );
   });
 }

@@ -113,7 +113,7 @@ claimSpecialMove((cx) => {
     if (source >= 0) {
       const value = b.temp();
       if (read === readControl) {
-        b.controlRead(read, { dst: value, a: plainControlSlot(source), imm: source });
+        b.calloutUnless('control.read', read, { dst: value, a: plainControlSlot(source), imm: source });
       } else {
         b.callout(read, { dst: value, imm: source });
       }

@@ -17,11 +17,8 @@ import type { QuickFunctions } from './quick.ts';
 import { pushHost, pushTlbEntry } from './tlb-entry.ts';
 
 /** Indices of functions that operations call: imported ones, refill (see emitRefill) and what operations do quickly. */
-export interface CalledFunctions extends QuickFunctions {
+export interface CalledFunctions extends QuickFunctions, Record<InsteadName, number> {
   refill: number;
-  stringRun: number;
-  interruptReturn: number;
-  controlRead: number;
   slowLoad: number;
   slowStore: number;
   callout: number;

@@ -1,4 +1,4 @@
-import { type OpDef, ops } from '../../../ir/op.ts';
+import { type InsteadName, type OpDef, ops } from '../../../ir/op.ts';
 import { emitDeferredFlags } from '../../../ir/ops/arithmetic.ts';
 import '../../../ir/ops/index.ts';
 import { I32, i32 } from '../../../wasm/opcodes.ts';
@@ -12,6 +12,7 @@ import { type CalledFunctions, InterpreterGen } from './generator.ts';
 import { emitInterruptReturn } from './interrupt-return.ts';
 import { emitRegionLookup } from './lookup.ts';
 import { emitQuick } from './quick.ts';
+import { emitStringCompare } from './string-compare.ts';
 import { emitStringRun } from './string-run.ts';
 
 /** Operations that go on to the next micro-op together. */
@@ -42,15 +43,16 @@ export function generateInterpreter(memoryPages: number): Uint8Array<ArrayBuffer
   };
   const { refill, tracedStore } = emitRefill(module);
   module.export('tracedStore', tracedStore);
-  const stringRun = emitStringRun(module, refill);
-  module.export('stringRun', stringRun);
-  const interruptReturn = emitInterruptReturn(module);
-  module.export('interruptReturn', interruptReturn);
-  const controlRead = emitControlRead(module);
-  module.export('controlRead', controlRead);
+  const instead: Record<InsteadName, number> = {
+    stringRun: emitStringRun(module, refill),
+    interruptReturn: emitInterruptReturn(module),
+    controlRead: emitControlRead(module),
+    compareStrings: emitStringCompare(module),
+  };
+  for (const [name, index] of Object.entries(instead)) module.export(name, index);
   const quick = emitQuick(module);
   for (const [name, index] of Object.entries(quick)) module.export(name, index);
-  const called: CalledFunctions = { ...imported, ...quick, refill, stringRun, interruptReturn, controlRead };
+  const called: CalledFunctions = { ...imported, ...quick, refill, ...instead };
   const { locateLoad, locateStore } = emitLocate(module, refill);
   module.export('locateLoad', locateLoad);
   module.export('locateStore', locateStore);

@@ -33,6 +33,8 @@ export interface RegionImports {
   sysexit: number;
   syscall: number;
   sysret: number;
+  /** (micro-op) -> the same of comparisons of strings (emitStringCompare). */
+  compareStrings: number;
   /** (callout id, micro-op) -> 0 to go on, or what the region returns (REGION), CTL.exitUop set. */
   callout: number;
 }
@@ -52,6 +54,7 @@ export function declareRegionImports(module: ModuleWriter): RegionImports {
     stringRun: module.importFunction('stringRun', [I32], [I32]),
     interruptReturn: module.importFunction('interruptReturn', [I32], [I32]),
     controlRead: module.importFunction('controlRead', [I32], [I32]),
+    compareStrings: module.importFunction('compareStrings', [I32], [I32]),
     loadSegment: module.importFunction('loadSegment', [I32, I32], [I32]),
     sysenter: module.importFunction('sysenter', [], [I32]),
     sysexit: module.importFunction('sysexit', [], [I32]),
