@@ -87,7 +87,8 @@ describe('the run loop with an idle guest', () => {
     expect(guest.late.at(-1)).toBeLessThan(8e6);
   });
 
-  it('stays quiet where a tick takes some time, not where the guest gets work', async () => {
+  // A host with other work may keep us from 3 ms of work for 10: then once more.
+  it('stays quiet where a tick takes some time, not where the guest gets work', { retry: 4 }, async () => {
     const guest = new TickingGuest(32e6);
     guest.loop.start();
     await sleep(800);
