@@ -2,7 +2,6 @@ import { describe, expect, it } from 'vitest';
 import { UOP } from '../../src-core/engines/software/exit.ts';
 import { emitInterruptReturn } from '../../src-core/engines/software/interpreter/interrupt-return.ts';
 import { ARENA } from '../../src-core/machine/arena.ts';
-import { ModuleWriter } from '../../src-core/wasm/writer.ts';
 import {
   ATTR_DB,
   ATTR_L,
@@ -18,7 +17,7 @@ import {
 } from '../../src-core/x86/bits.ts';
 import { CR4, CTL, DR7, EFER, FLAGS_SYSTEM, RAX, RSP, STATE_END } from '../../src-core/x86/layout.ts';
 import { iret } from '../../src-core/x86/lift/far.ts';
-import { faultOf, makeVcpu, random, type Vcpu } from './vcpu.ts';
+import { bindModule, faultOf, makeVcpu, random, type Vcpu } from './vcpu.ts';
 
 const MEMORY_MIB = 4;
 const CASES = 6000;
@@ -46,18 +45,6 @@ const DESCRIPTORS = [
   [0xffff, 0x008ffb00],
 ] as const;
 
-/** The wasm function, bound to a vCPU's arena. */
-function bind({ cpu }: Vcpu): (uop: number) => number {
-  const module = new ModuleWriter();
-  module.export('interruptReturn', emitInterruptReturn(module));
-  const { memory, buffer } = cpu.arena;
-  const { exports } = new WebAssembly.Instance(
-    new WebAssembly.Module(module.finish(buffer.byteLength / 65536)),
-    { env: { memory } },
-  );
-  return exports.interruptReturn as (uop: number) => number;
-}
-
 /** All that IRET may change of the state, what is derived from it, and the GDT, whose descriptors it marks. */
 function stateOf({ cpu }: Vcpu): string {
   const control = [
@@ -78,7 +65,7 @@ function stateOf({ cpu }: Vcpu): string {
 describe('what wasm does of IRET', () => {
   it.each([[32 as const], [64 as const]])('is what the callout does (%i bits)', (bits) => {
     const [left, right] = [makeVcpu(MEMORY_MIB), makeVcpu(MEMORY_MIB)];
-    const quick = bind(left);
+    const { quick } = bindModule(left, (module) => ({ quick: emitInterruptReturn(module) }));
     const { below } = random(20065 + bits);
     const pick = (...items: readonly number[]): number => items[below(items.length)] ?? 0;
     const word = (): number => (below(0x10000) * 0x10000 + below(0x10000)) >>> 0;

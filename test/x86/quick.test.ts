@@ -1,8 +1,6 @@
 import { describe, expect, it } from 'vitest';
 import { emitQuick } from '../../src-core/engines/software/interpreter/quick.ts';
-import type { QuickName } from '../../src-core/ir/op.ts';
 import { ARENA } from '../../src-core/machine/arena.ts';
-import { ModuleWriter } from '../../src-core/wasm/writer.ts';
 import { ATTR_DB, ATTR_L, CR0_ET, CR0_PE, CR4_SMAP, FLAG_AC, FLAG_IF } from '../../src-core/x86/bits.ts';
 import {
   CR4,
@@ -24,24 +22,12 @@ import {
   sysenterCallout,
   sysexitCallout,
 } from '../../src-core/x86/syscall.ts';
-import { faultOf, makeVcpu, random, type Vcpu } from './vcpu.ts';
+import { bindModule, faultOf, makeVcpu, random, type Vcpu } from './vcpu.ts';
 
 const MEMORY_MIB = 4;
 const CASES = 6000;
 const GDT = 0x2000;
 const SLOTS = 24;
-
-/** The wasm functions, bound to a vCPU's arena. */
-function bind({ cpu }: Vcpu): Record<QuickName, (...parameters: number[]) => number> {
-  const module = new ModuleWriter();
-  for (const [name, index] of Object.entries(emitQuick(module))) module.export(name, index);
-  const { memory, buffer } = cpu.arena;
-  const { exports } = new WebAssembly.Instance(
-    new WebAssembly.Module(module.finish(buffer.byteLength / 65536)),
-    { env: { memory } },
-  );
-  return exports as Record<QuickName, (...parameters: number[]) => number>;
-}
 
 /** Two vCPUs in 32-bit protected mode without paging, their GDT at the same place. */
 function pair(): [Vcpu, Vcpu] {
@@ -80,7 +66,7 @@ function stateOf({ cpu }: Vcpu): string {
 describe('what wasm does of system calls', () => {
   it('loads segment registers as the callout does', () => {
     const [left, right] = pair();
-    const { loadSegment } = bind(left);
+    const { loadSegment } = bindModule(left, emitQuick);
     const { below } = random(20062);
     const pick = (...items: readonly number[]): number => items[below(items.length)] ?? 0;
     let done = 0;
@@ -138,7 +124,7 @@ describe('what wasm does of system calls', () => {
 
   it.each([['sysenter' as const], ['sysexit' as const]])('does what %s does', (name) => {
     const [left, right] = pair();
-    const quick = bind(left)[name];
+    const quick = bindModule(left, emitQuick)[name];
     const { below } = random(20063);
     let done = 0;
     for (let round = 0; round < CASES; round++) {
@@ -185,7 +171,7 @@ describe('what wasm does of system calls', () => {
 
   it.each([['syscall' as const], ['sysret' as const]])('does what %s does', (name) => {
     const [left, right] = pair();
-    const quick = bind(left)[name];
+    const quick = bindModule(left, emitQuick)[name];
     const { below } = random(20064);
     const pick = (...items: readonly number[]): number => items[below(items.length)] ?? 0;
     let done = 0;

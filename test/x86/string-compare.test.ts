@@ -2,30 +2,17 @@ import { describe, expect, it } from 'vitest';
 import { UOP } from '../../src-core/engines/software/exit.ts';
 import { emitStringCompare } from '../../src-core/engines/software/interpreter/string-compare.ts';
 import { ARENA } from '../../src-core/machine/arena.ts';
-import { ModuleWriter } from '../../src-core/wasm/writer.ts';
 import { AGGREGATION, compareStrings, STRINGS } from '../../src-core/x86/fpu/sse-strings.ts';
 import { RAX, STATE_END, XMM } from '../../src-core/x86/layout.ts';
-import { makeVcpu, random, type Vcpu } from './vcpu.ts';
+import { bindModule, makeVcpu, random, type Vcpu } from './vcpu.ts';
 
 const CASES = 20_000;
-
-/** The wasm function, bound to a vCPU's arena. */
-function bind({ cpu }: Vcpu): (uop: number) => number {
-  const module = new ModuleWriter();
-  module.export('compareStrings', emitStringCompare(module));
-  const { memory, buffer } = cpu.arena;
-  const { exports } = new WebAssembly.Instance(
-    new WebAssembly.Module(module.finish(buffer.byteLength / 65536)),
-    { env: { memory } },
-  );
-  return exports.compareStrings as (uop: number) => number;
-}
 
 describe('comparisons of strings in wasm', () => {
   it('are what the callout does', () => {
     const left = makeVcpu(4);
     const right = makeVcpu(4);
-    const quick = bind(left);
+    const { quick } = bindModule(left, (module) => ({ quick: emitStringCompare(module) }));
     const { below } = random(20067);
     const done = new Map<number, number>();
     for (let round = 0; round < CASES; round++) {

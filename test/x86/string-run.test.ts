@@ -3,27 +3,14 @@ import { emitRefill } from '../../src-core/engines/software/mmu/refill.ts';
 import { emitStringRun } from '../../src-core/engines/software/interpreter/string-run.ts';
 import { UOP } from '../../src-core/engines/software/exit.ts';
 import { ARENA } from '../../src-core/machine/arena.ts';
-import { ModuleWriter } from '../../src-core/wasm/writer.ts';
 import { FLAG_DF } from '../../src-core/x86/bits.ts';
 import { CTL, FLAGS_SYSTEM, RAX, RCX, RDI, RSI, STATE_END } from '../../src-core/x86/layout.ts';
 import { BULK, repMovsRun, repStosRun } from '../../src-core/x86/string-bulk.ts';
-import { makeVcpu, random, type Vcpu } from './vcpu.ts';
+import { bindModule, makeVcpu, random, type Vcpu } from './vcpu.ts';
 
 const MEMORY_MIB = 4;
 const RAM_BYTES = 0x8000;
 const CASES = 4000;
-
-/** The wasm function, bound to a vCPU's arena. */
-function bind({ cpu }: Vcpu): (uop: number) => number {
-  const module = new ModuleWriter();
-  module.export('stringRun', emitStringRun(module, emitRefill(module).refill));
-  const { memory, buffer } = cpu.arena;
-  const { exports } = new WebAssembly.Instance(
-    new WebAssembly.Module(module.finish(buffer.byteLength / 65536)),
-    { env: { memory } },
-  );
-  return exports.stringRun as (uop: number) => number;
-}
 
 describe('runs of string iterations in wasm', () => {
   it.each([
@@ -32,7 +19,9 @@ describe('runs of string iterations in wasm', () => {
   ])('do what the callouts do (%s addresses)', (_, width) => {
     const left = makeVcpu(MEMORY_MIB);
     const right = makeVcpu(MEMORY_MIB);
-    const stringRun = bind(left);
+    const { stringRun } = bindModule(left, (module) => ({
+      stringRun: emitStringRun(module, emitRefill(module).refill),
+    }));
     const { below: next } = random(20061);
     for (const { cpu } of [left, right]) {
       for (let i = 0; i < 2 * RAM_BYTES; i++) cpu.u8[ARENA.ram + i] = (i * 31) ^ (i >> 8);

@@ -1,6 +1,7 @@
 import { ExitAccounting } from '../../src-core/accounting/exits.ts';
 import { Arena } from '../../src-core/machine/arena.ts';
 import { MemoryBus, PortBus } from '../../src-core/machine/bus.ts';
+import { ModuleWriter } from '../../src-core/wasm/writer.ts';
 import type { Callout } from '../../src-core/x86/callout.ts';
 import { Cpu } from '../../src-core/x86/cpu.ts';
 import { GuestFault } from '../../src-core/x86/faults.ts';
@@ -28,6 +29,21 @@ export function makeVcpu(memoryMib = 16): Vcpu {
     accounting,
   });
   return { cpu, clock, memory, accounting };
+}
+
+/** The functions of a module that `emit` writes, by the names it returns, bound to a vCPU's arena. */
+export function bindModule<Name extends string>(
+  { cpu }: Vcpu,
+  emit: (module: ModuleWriter) => Readonly<Record<Name, number>>,
+): Record<Name, (...parameters: number[]) => number> {
+  const module = new ModuleWriter();
+  for (const [name, index] of Object.entries<number>(emit(module))) module.export(name, index);
+  const { memory, buffer } = cpu.arena;
+  const { exports } = new WebAssembly.Instance(
+    new WebAssembly.Module(module.finish(buffer.byteLength / 65536)),
+    { env: { memory } },
+  );
+  return exports as Record<Name, (...parameters: number[]) => number>;
 }
 
 /** Runs a callout with operands that default to 0. */
