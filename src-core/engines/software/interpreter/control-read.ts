@@ -2,7 +2,7 @@ import { I32, i32, i64 } from '../../../wasm/opcodes.ts';
 import { CodeWriter, type ModuleWriter } from '../../../wasm/writer.ts';
 import { CTL } from '../../../x86/layout.ts';
 import { UOP } from '../exit.ts';
-import { count, refuseIf, state } from './privilege.ts';
+import { count, refuseIf, state } from './state-words.ts';
 
 /**
  * Emits `controlRead(uop)`: MOV from a control register that is nothing but a slot of the state (operand a; 0 for others).

@@ -1,4 +1,3 @@
-import { flagWords } from '../../../ir/ops/flags.ts';
 import { I32, I64, i32, i64 } from '../../../wasm/opcodes.ts';
 import { CodeWriter, type ModuleWriter } from '../../../wasm/writer.ts';
 import {
@@ -15,35 +14,20 @@ import {
   FLAG_VM,
   FLAGS_FIXED,
 } from '../../../x86/bits.ts';
-import {
-  CTL,
-  DR7,
-  FLAGS_AUX,
-  FLAGS_RESULT,
-  FLAGS_SYSTEM,
-  GDTR,
-  RIP,
-  RSP,
-  SEG,
-  SEG_FIELD,
-  SEG_SIZE,
-  TABLE_LIMIT,
-  TLB,
-} from '../../../x86/layout.ts';
+import { CTL, DR7, FLAGS_SYSTEM, RIP, RSP, SEG, SEG_FIELD, SEG_SIZE } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { SEGMENT } from '../../../x86/segmentation.ts';
 import { UOP } from '../exit.ts';
 import {
-  count,
   enterFlat,
   FLAT_32,
   FLAT_64,
-  refuseIf,
-  setState,
-  state,
+  pushDescriptor,
+  pushReadable,
+  refuseNonCanonical,
   supervisorBank,
 } from './privilege.ts';
-import { pushHost, pushTlbEntry } from './tlb-entry.ts';
+import { count, refuseIf, setFlags, setState, setState64, state } from './state-words.ts';
 
 const PAGE = 4096;
 /** What an image of the flags must not hold here: steps, tasks, virtual interrupts, #AC that may come to life. */
@@ -124,13 +108,13 @@ class InterruptReturn {
     w.get(this.#frame).mem(i32.load16_u, 16).set(this.#stack);
     this.#requireStack();
     this.#enter(FLAT_32, 3, true);
-    this.#set64(RSP, () => w.get(this.#frame).mem(i64.load32_u, 12));
+    setState64(w, RSP, () => w.get(this.#frame).mem(i64.load32_u, 12));
     w.else();
     this.#enter(FLAT_32, 0, false);
-    this.#set64(RSP, () => w.get(this.#linear).i64Const(12n).op(i64.add).i64Const(0xffffffffn).op(i64.and));
+    setState64(w, RSP, () => w.get(this.#linear).i64Const(12n).op(i64.add).i64Const(0xffffffffn).op(i64.and));
     w.end();
-    this.#set64(RIP, () => w.get(this.#frame).mem(i64.load32_u, 0));
-    this.#setFlags();
+    setState64(w, RIP, () => w.get(this.#frame).mem(i64.load32_u, 0));
+    setFlags(w, this.#flags);
   }
 
   #return64(): void {
@@ -138,10 +122,8 @@ class InterruptReturn {
     w.i32Const(0).mem(i64.load, RSP).set(this.#linear);
     this.#locateFrame(40);
     this.#takeFrame(8);
-    // A canonical address has its bits 47 to 63 alike.
-    w.get(this.#frame).mem(i32.load, 4).i32Const(15).op(i32.shr_s);
-    w.i32Const(1).op(i32.add).i32Const(1).op(i32.gt_u);
-    refuseIf(w);
+    w.get(this.#frame).mem(i32.load, 4);
+    refuseNonCanonical(w);
     this.#requireDescriptor(this.#code, HIGH.code64);
     w.get(this.#frame).mem(i32.load16_u, 32).set(this.#stack);
     this.#requireStack();
@@ -151,9 +133,9 @@ class InterruptReturn {
     w.else();
     this.#enter(FLAT_64, 0, true);
     w.end();
-    this.#set64(RSP, () => w.get(this.#frame).mem(i64.load, 24));
-    this.#set64(RIP, () => w.get(this.#frame).mem(i64.load, 0));
-    this.#setFlags();
+    setState64(w, RSP, () => w.get(this.#frame).mem(i64.load, 24));
+    setState64(w, RIP, () => w.get(this.#frame).mem(i64.load, 0));
+    setFlags(w, this.#flags);
   }
 
   /** Where the frame is, which must lie in one page. */
@@ -165,17 +147,7 @@ class InterruptReturn {
       .op(i32.and);
     w.i32Const(PAGE - bytes).op(i32.gt_u);
     refuseIf(w);
-    this.#locate(this.#linear);
-    w.set(this.#frame);
-  }
-
-  /** Pushes the arena address of a linear one (local), which the TLB must let be read, in the present bank unless given. */
-  #locate(linear: number, bank?: () => void): void {
-    const { w } = this;
-    pushTlbEntry(w, linear, bank).tee(this.#entry).mem(i64.load, TLB.readTag);
-    w.get(linear).i64Const(BigInt(-PAGE)).op(i64.and).op(i64.ne);
-    refuseIf(w);
-    pushHost(w, linear, this.#entry);
+    pushReadable(w, this.#linear, this.#entry).set(this.#frame);
   }
 
   /** The code selector and the flags of a frame of so many bytes for each. */
@@ -201,21 +173,12 @@ class InterruptReturn {
     const { w } = this;
     w.get(selector).i32Const(0xfffc).op(i32.and).op(i32.eqz);
     w.get(selector).i32Const(4).op(i32.and).op(i32.or);
-    w.get(selector).i32Const(7).op(i32.or);
-    state(w, GDTR + TABLE_LIMIT)
-      .op(i32.gt_u)
-      .op(i32.or);
     refuseIf(w);
-    w.i32Const(0).mem(i64.load, GDTR).get(selector).i32Const(0xfff8).op(i32.and);
-    w.op(i64.extend_i32_u).op(i64.add).set(this.#at);
-    state(w, CTL.modeKey).i32Const(MODE.longMode).op(i32.and).op(i32.eqz).if();
-    w.get(this.#at).i64Const(0xffffffffn).op(i64.and).set(this.#at);
-    w.end();
-    // Eight aligned bytes cross no page.
-    w.get(this.#at).op(i32.wrap_i64).i32Const(7).op(i32.and);
-    refuseIf(w);
-    this.#locate(this.#at, () => supervisorBank(w, true));
-    w.tee(this.#descriptor).mem(i32.load, 0).i32Const(FLAT_LOW).op(i32.ne);
+    pushDescriptor(w, selector, this.#at, this.#entry)
+      .tee(this.#descriptor)
+      .mem(i32.load, 0)
+      .i32Const(FLAT_LOW)
+      .op(i32.ne);
     w.get(this.#descriptor).mem(i32.load, 4).i32Const(high);
     w.get(this.#code).i32Const(3).op(i32.and).i32Const(HIGH_DPL_SHIFT).op(i32.shl).op(i32.or);
     w.op(i32.ne).op(i32.or);
@@ -257,18 +220,5 @@ class InterruptReturn {
     });
     setState(w, CTL.nmiBlocked, () => w.i32Const(0));
     count(w, CTL.quickReturns);
-  }
-
-  #set64(offset: number, value: () => void): void {
-    this.w.i32Const(0);
-    value();
-    this.w.mem(i64.store, offset);
-  }
-
-  #setFlags(): void {
-    const words = flagWords(this.w, this.#flags);
-    setState(this.w, CTL.flagsKind, () => this.w.i32Const(0));
-    this.#set64(FLAGS_RESULT, words.result);
-    setState(this.w, FLAGS_AUX, words.aux);
   }
 }

@@ -1,32 +1,13 @@
 import { i32, i64 } from '../../../wasm/opcodes.ts';
 import type { CodeWriter } from '../../../wasm/writer.ts';
 import { ATTR_DB, ATTR_L, CR4_SMAP, FLAG_AC } from '../../../x86/bits.ts';
-import { CR4, CS, CTL, FLAGS_SYSTEM, SEG_FIELD, SS, TLB } from '../../../x86/layout.ts';
+import { CR4, CS, CTL, FLAGS_SYSTEM, GDTR, SEG_FIELD, SS, TABLE_LIMIT, TLB } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { FLAT_CODE, FLAT_DATA } from '../../../x86/syscall.ts';
+import { refuseIf, setState, state } from './state-words.ts';
+import { pushHost, pushTlbEntry } from './tlb-entry.ts';
 
 // What functions of the interpreter's module that change the privilege level have in common.
-
-/** The function returns 0, with nothing done, where the top of the stack is not 0. */
-export function refuseIf(w: CodeWriter): void {
-  w.if().i32Const(0).return().end();
-}
-
-/** Pushes a word of the state. */
-export function state(w: CodeWriter, offset: number): CodeWriter {
-  return w.i32Const(0).mem(i32.load, offset);
-}
-
-export function setState(w: CodeWriter, offset: number, value: () => void): void {
-  w.i32Const(0);
-  value();
-  w.mem(i32.store, offset);
-}
-
-/** Counts in a word that TypeScript collects. */
-export function count(w: CodeWriter, counter: number): void {
-  setState(w, counter, () => state(w, counter).i32Const(1).op(i32.add));
-}
 
 /** Pushes the bank of the supervisor; `always` as of an implicit access, which obeys SMAP whatever RFLAGS.AC says. */
 export function supervisorBank(w: CodeWriter, always: boolean): void {
@@ -34,6 +15,39 @@ export function supervisorBank(w: CodeWriter, always: boolean): void {
   state(w, CR4).i32Const(CR4_SMAP).op(i32.and).i32Const(0).op(i32.ne);
   if (!always) state(w, FLAGS_SYSTEM).i32Const(FLAG_AC).op(i32.and).op(i32.eqz).op(i32.and);
   w.select();
+}
+
+/** Refuses where the high half of an address, on the stack, is that of none that is canonical: bits 47 to 63 alike. */
+export function refuseNonCanonical(w: CodeWriter): void {
+  w.i32Const(15).op(i32.shr_s).i32Const(1).op(i32.add).i32Const(1).op(i32.gt_u);
+  refuseIf(w);
+}
+
+/**
+ * Pushes the arena address of the descriptor that a selector (local) of the GDT names; refuses where the TLB does not have it.
+ * `linear` and `entry` are locals to work in.
+ */
+export function pushDescriptor(w: CodeWriter, selector: number, linear: number, entry: number): CodeWriter {
+  w.get(selector).i32Const(7).op(i32.or);
+  state(w, GDTR + TABLE_LIMIT).op(i32.gt_u);
+  refuseIf(w);
+  w.i32Const(0).mem(i64.load, GDTR).get(selector).i32Const(0xfff8).op(i32.and);
+  w.op(i64.extend_i32_u).op(i64.add).set(linear);
+  state(w, CTL.modeKey).i32Const(MODE.longMode).op(i32.and).op(i32.eqz).if();
+  w.get(linear).i64Const(0xffffffffn).op(i64.and).set(linear);
+  w.end();
+  // Eight aligned bytes cross no page.
+  w.get(linear).op(i32.wrap_i64).i32Const(7).op(i32.and);
+  refuseIf(w);
+  return pushReadable(w, linear, entry, () => supervisorBank(w, true));
+}
+
+/** Pushes the arena address of a linear one (local), which the TLB must let be read, in the present bank unless given. */
+export function pushReadable(w: CodeWriter, linear: number, entry: number, bank?: () => void): CodeWriter {
+  pushTlbEntry(w, linear, bank).tee(entry).mem(i64.load, TLB.readTag);
+  w.get(linear).i64Const(-4096n).op(i64.and).op(i64.ne);
+  refuseIf(w);
+  return pushHost(w, linear, entry);
 }
 
 /** Flat segments for 32- or 64-bit code. */

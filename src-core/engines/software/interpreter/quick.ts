@@ -1,5 +1,5 @@
 import type { QuickName } from '../../../ir/op.ts';
-import { I32, I64, i32, i64 } from '../../../wasm/opcodes.ts';
+import { I32, I64, i32 } from '../../../wasm/opcodes.ts';
 import { CodeWriter, type ModuleWriter } from '../../../wasm/writer.ts';
 import {
   ATTR_UNUSABLE,
@@ -14,31 +14,26 @@ import {
   CTL,
   EFER,
   FLAGS_SYSTEM,
-  GDTR,
   MSR,
   SEG,
   SEG_FIELD,
   SEG_SIZE,
   SEGMENT_MEMO,
   SEGMENT_MEMO_VALID,
-  TABLE_LIMIT,
-  TLB,
 } from '../../../x86/layout.ts';
 import { MODE } from '../../../x86/mode.ts';
 import { SEGMENT } from '../../../x86/segmentation.ts';
 import { SYSRET_FLAGS } from '../../../x86/syscall.ts';
 import {
-  count,
   enterFlat,
   FLAT_32,
   FLAT_64,
   type FlatMode,
-  refuseIf,
-  setState,
-  state,
+  pushDescriptor,
+  refuseNonCanonical,
   supervisorBank,
 } from './privilege.ts';
-import { pushHost, pushTlbEntry } from './tlb-entry.ts';
+import { count, refuseIf, setState, state } from './state-words.ts';
 
 /** Function indices of what `emitQuick` defines. */
 export type QuickFunctions = Record<QuickName, number>;
@@ -106,29 +101,7 @@ function loadSegment(w: CodeWriter): void {
     .op(i32.or)
     .op(i32.ne);
   refuseIf(w);
-  w.get(selector).i32Const(7).op(i32.or);
-  state(w, GDTR + TABLE_LIMIT).op(i32.gt_u);
-  refuseIf(w);
-  w.i32Const(0)
-    .mem(i64.load, GDTR)
-    .get(selector)
-    .i32Const(0xfff8)
-    .op(i32.and)
-    .op(i64.extend_i32_u)
-    .op(i64.add);
-  w.set(address);
-  state(w, CTL.modeKey).i32Const(MODE.longMode).op(i32.and).op(i32.eqz).if();
-  w.get(address).i64Const(0xffffffffn).op(i64.and).set(address);
-  w.end();
-  // Eight aligned bytes cross no page.
-  w.get(address).op(i32.wrap_i64).i32Const(7).op(i32.and);
-  refuseIf(w);
-  pushTlbEntry(w, address, () => supervisorBank(w, true))
-    .tee(entry)
-    .mem(i64.load, TLB.readTag);
-  w.get(address).i64Const(-4096n).op(i64.and).op(i64.ne);
-  refuseIf(w);
-  pushHost(w, address, entry).tee(entry).mem(i32.load, 0);
+  pushDescriptor(w, selector, address, entry).tee(entry).mem(i32.load, 0);
   noted(SEGMENT_MEMO.low).op(i32.ne);
   w.get(entry).mem(i32.load, 4);
   noted(SEGMENT_MEMO.high).op(i32.ne).op(i32.or);
@@ -227,9 +200,8 @@ function sysret(w: CodeWriter): void {
   refuseMode64(w);
   state(w, CTL.cpl);
   refuseIf(w);
-  // A canonical address has its bits 47 to 63 alike.
-  w.get(rcxHigh).i32Const(15).op(i32.shr_s).i32Const(1).op(i32.add).i32Const(1).op(i32.gt_u);
-  refuseIf(w);
+  w.get(rcxHigh);
+  refuseNonCanonical(w);
   w.get(r11)
     .i32Const(SYSRET_FLAGS & ~FLAGS_ARITHMETIC)
     .op(i32.and)

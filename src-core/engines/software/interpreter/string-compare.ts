@@ -1,11 +1,10 @@
-import { flagWords } from '../../../ir/ops/flags.ts';
 import { I32, V128, i32, i64, i8x16, v128 } from '../../../wasm/opcodes.ts';
 import { CodeWriter, type ModuleWriter } from '../../../wasm/writer.ts';
 import { FLAG_CF, FLAG_OF, FLAG_SF, FLAG_ZF } from '../../../x86/bits.ts';
 import { AGGREGATION, STRING_CONTROL, STRINGS } from '../../../x86/fpu/sse-strings.ts';
-import { CTL, FLAGS_AUX, FLAGS_RESULT, RCX } from '../../../x86/layout.ts';
+import { RCX } from '../../../x86/layout.ts';
 import { UOP } from '../exit.ts';
-import { refuseIf, setState } from './privilege.ts';
+import { refuseIf, setFlags, setState64 } from './state-words.ts';
 
 const COUNT = 16;
 const ALL = 0xffff;
@@ -21,7 +20,7 @@ export function emitStringCompare(module: ModuleWriter): number {
   return index;
 }
 
-/** The set `1 << n`, for n on the stack up to COUNT, of the elements before element n. */
+/** Pushes the set of the elements before the one whose number is in a local. */
 function before(w: CodeWriter, length: number): CodeWriter {
   return w.i32Const(1).get(length).op(i32.shl).i32Const(1).op(i32.sub);
 }
@@ -137,12 +136,12 @@ class StringCompare {
 
   #index(): void {
     const { w } = this;
-    w.i32Const(0);
-    w.i32Const(31).get(this.#result).op(i32.clz).op(i32.sub);
-    w.get(this.#result).op(i32.ctz);
-    w.get(this.#control).i32Const(STRING_CONTROL.high).op(i32.and).select();
-    w.i32Const(COUNT).get(this.#result).select();
-    w.op(i64.extend_i32_u).mem(i64.store, RCX);
+    setState64(w, RCX, () => {
+      w.i32Const(31).get(this.#result).op(i32.clz).op(i32.sub);
+      w.get(this.#result).op(i32.ctz);
+      w.get(this.#control).i32Const(STRING_CONTROL.high).op(i32.and).select();
+      w.i32Const(COUNT).get(this.#result).select().op(i64.extend_i32_u);
+    });
   }
 
   #flags(): void {
@@ -160,11 +159,6 @@ class StringCompare {
     w.op(i32.or);
     flag(FLAG_OF, () => w.get(this.#result).i32Const(1).op(i32.and));
     w.op(i32.or).set(image);
-    const words = flagWords(w, image);
-    setState(w, CTL.flagsKind, () => w.i32Const(0));
-    w.i32Const(0);
-    words.result();
-    w.mem(i64.store, FLAGS_RESULT);
-    setState(w, FLAGS_AUX, words.aux);
+    setFlags(w, image);
   }
 }

@@ -135,7 +135,7 @@ export class Translator {
     slots?: number;
   }) {
     optimiseSoon();
-    warmUp();
+    if (options.tier > 0) warmUp();
     this.#slots = slots;
     this.#arena = arena;
     this.#cpu = cpu;

@@ -1,3 +1,4 @@
+import { I32 } from '../../../wasm/opcodes.ts';
 import { ModuleWriter } from '../../../wasm/writer.ts';
 import { BLOCK_INSTRUCTIONS_MAX, liftBlock, type LiftedBlock } from '../../../x86/lift/block.ts';
 import { MODE } from '../../../x86/mode.ts';
@@ -85,8 +86,6 @@ function translate(modeKey: number): void {
   module.compile(1);
   code.release();
 }
-
-const I32 = 0x7f;
 
 function cachedAs(
   { bytes, instructions }: LiftedBlock,
