@@ -15,9 +15,9 @@ import {
   FLAG_TF,
   FLAG_VIF,
 } from '../../src-core/x86/bits.ts';
-import { CR4, CTL, DR7, EFER, FLAGS_SYSTEM, RAX, RSP, STATE_END } from '../../src-core/x86/layout.ts';
+import { CR4, CTL, DR7, EFER, FLAGS_SYSTEM, RSP } from '../../src-core/x86/layout.ts';
 import { iret } from '../../src-core/x86/lift/far.ts';
-import { bindModule, faultOf, makeVcpu, random, type Vcpu } from './vcpu.ts';
+import { bindModule, faultOf, makeVcpu, random, stateText, type Vcpu } from './vcpu.ts';
 
 const MEMORY_MIB = 4;
 const CASES = 6000;
@@ -46,7 +46,7 @@ const DESCRIPTORS = [
 ] as const;
 
 /** All that IRET may change of the state, what is derived from it, and the GDT, whose descriptors it marks. */
-function stateOf({ cpu }: Vcpu): string {
+function stateOf(vcpu: Vcpu): string {
   const control = [
     CTL.tlbBank,
     CTL.modeKey,
@@ -57,9 +57,7 @@ function stateOf({ cpu }: Vcpu): string {
     CTL.nmiBlocked,
     CTL.flagsKind,
   ];
-  const bytes = (from: number, to: number): string =>
-    Buffer.from(cpu.arena.buffer, from, to - from).toString('hex');
-  return `${bytes(RAX, STATE_END)} ${control.map((word) => cpu.get32(word)).join(' ')} ${bytes(ARENA.ram + GDT, ARENA.ram + GDT + DESCRIPTORS.length * 8)}`;
+  return stateText(vcpu, control, GDT, DESCRIPTORS.length * 8);
 }
 
 describe('what wasm does of IRET', () => {

@@ -2,19 +2,7 @@ import { describe, expect, it } from 'vitest';
 import { emitQuick } from '../../src-core/engines/software/interpreter/quick.ts';
 import { ARENA } from '../../src-core/machine/arena.ts';
 import { ATTR_DB, ATTR_L, CR0_ET, CR0_PE, CR4_SMAP, FLAG_AC, FLAG_IF } from '../../src-core/x86/bits.ts';
-import {
-  CR4,
-  CTL,
-  EFER,
-  FLAGS_SYSTEM,
-  MSR,
-  RAX,
-  RCX,
-  RDX,
-  RIP,
-  RSP,
-  STATE_END,
-} from '../../src-core/x86/layout.ts';
+import { CR4, CTL, EFER, FLAGS_SYSTEM, MSR, RAX, RCX, RDX, RIP, RSP } from '../../src-core/x86/layout.ts';
 import { loadSegmentCallout, SEGMENT } from '../../src-core/x86/segmentation.ts';
 import {
   enterBySyscallCallout,
@@ -22,7 +10,7 @@ import {
   sysenterCallout,
   sysexitCallout,
 } from '../../src-core/x86/syscall.ts';
-import { bindModule, faultOf, makeVcpu, random, type Vcpu } from './vcpu.ts';
+import { bindModule, faultOf, makeVcpu, random, stateText, type Vcpu } from './vcpu.ts';
 
 const MEMORY_MIB = 4;
 const CASES = 6000;
@@ -48,7 +36,7 @@ function pair(): [Vcpu, Vcpu] {
 }
 
 /** All that a callout may change of the state, what is derived from it and the GDT. */
-function stateOf({ cpu }: Vcpu): string {
+function stateOf(vcpu: Vcpu): string {
   const control = [
     CTL.tlbBank,
     CTL.modeKey,
@@ -58,9 +46,7 @@ function stateOf({ cpu }: Vcpu): string {
     CTL.interruptShadow,
     CTL.fpuTrap,
   ];
-  const bytes = (from: number, to: number): string =>
-    Buffer.from(cpu.arena.buffer, from, to - from).toString('hex');
-  return `${bytes(RAX, STATE_END)} ${control.map((word) => cpu.get32(word)).join(' ')} ${bytes(ARENA.ram + GDT, ARENA.ram + GDT + SLOTS * 8)}`;
+  return stateText(vcpu, control, GDT, SLOTS * 8);
 }
 
 describe('what wasm does of system calls', () => {

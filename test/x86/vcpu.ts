@@ -1,10 +1,11 @@
 import { ExitAccounting } from '../../src-core/accounting/exits.ts';
-import { Arena } from '../../src-core/machine/arena.ts';
+import { ARENA, Arena } from '../../src-core/machine/arena.ts';
 import { MemoryBus, PortBus } from '../../src-core/machine/bus.ts';
 import { ModuleWriter } from '../../src-core/wasm/writer.ts';
 import type { Callout } from '../../src-core/x86/callout.ts';
 import { Cpu } from '../../src-core/x86/cpu.ts';
 import { GuestFault } from '../../src-core/x86/faults.ts';
+import { RAX, STATE_END } from '../../src-core/x86/layout.ts';
 import { ManualClock } from '../devices/harness.ts';
 
 export interface Vcpu {
@@ -44,6 +45,14 @@ export function bindModule<Name extends string>(
     { env: { memory } },
   );
   return exports as Record<Name, (...parameters: number[]) => number>;
+}
+
+/** The architectural state, some control words and a range of RAM, to be compared. */
+export function stateText({ cpu }: Vcpu, control: readonly number[], ram: number, size: number): string {
+  const bytes = (from: number, to: number): string =>
+    Buffer.from(cpu.arena.buffer, from, to - from).toString('hex');
+  const words = control.map((word) => cpu.get32(word)).join(' ');
+  return `${bytes(RAX, STATE_END)} ${words} ${bytes(ARENA.ram + ram, ARENA.ram + ram + size)}`;
 }
 
 /** Runs a callout with operands that default to 0. */

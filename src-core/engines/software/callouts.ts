@@ -18,8 +18,6 @@ export class Callouts {
   readonly #time: RunTime;
   /** One is being executed: TypeScript is on wasm's stack, CTL.exitUop says where. */
   active = false;
-  /** A model of hardware virtualization stands between the guest's code and what it asks of the processor. */
-  intercepted = false;
   /** What is executed for each callout. */
   #functions: CalloutFunction[];
   readonly #reasons: ExitReason[];
@@ -36,6 +34,11 @@ export class Callouts {
     this.#reasons = table.map(({ reason }) => reason);
     this.#counts = new Float64Array(table.length);
     this.#ticks = new Uint32Array(table.length);
+  }
+
+  /** A model of hardware virtualization stands between the guest's code and what it asks of the processor. */
+  get intercepted(): boolean {
+    return this.#cpu.get32(CTL.intercepted) !== 0;
   }
 
   /** Executes a callout for the micro-op at an arena address. Returns 0 to go on, 1 when a fault was recorded in CTL. */
@@ -85,7 +88,6 @@ export class Callouts {
    */
   intercept(intercepts: Intercepts | undefined): void {
     this.#functions = callouts().map((callout) => intercepts?.wrap(callout) ?? callout.run);
-    this.intercepted = intercepts !== undefined;
     this.#cpu.set32(CTL.intercepted, intercepts ? 1 : 0);
     this.#cpu.intercepts = intercepts;
     this.#cpu.mmu.observe(intercepts);
